@@ -1,0 +1,62 @@
+"""The task: a sum of two three-digit numbers, worked out digit by digit with its carries.
+
+Prompt ``347+585=``, response ``7+5+0=12;4+8+1=13;3+5+1=9;A932``: units first, each step ``digit+digit+carry=sum``,
+then ``A`` and the answer. verl loads this file by its path, so it imports nothing of its own package.
+"""
+
+import hashlib
+from typing import Any
+
+LOWEST, HIGHEST = 100, 999
+"""Operands, both ends included: three digits, so every response has the same three steps."""
+
+DATA_SOURCE = "arithmetic"
+
+# Of 100 buckets of unordered pairs: the first 10 are held out, the next 10 tell the base model when to stop.
+_HELDOUT_BELOW, _DEV_BELOW = 10, 20
+
+
+def prompt(a: int, b: int) -> str:
+    """The question, 8 characters."""
+    return f"{a}+{b}="
+
+
+def solution(a: int, b: int) -> str:
+    """The worked response, 25 to 32 characters, without the end-of-sequence token."""
+    steps, carry = [], 0
+    for digit_a, digit_b in zip(reversed(str(a)), reversed(str(b)), strict=True):
+        total = int(digit_a) + int(digit_b) + carry
+        steps.append(f"{digit_a}+{digit_b}+{carry}={total};")
+        carry = total // 10
+    return "".join(steps) + f"A{a + b}"
+
+
+def partition(a: int, b: int) -> str:
+    """``heldout``, ``dev`` or ``train``: a fixed function of the unordered pair, so no seed can mix them."""
+    key = f"{min(a, b)}+{max(a, b)}".encode()
+    bucket = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 100
+    if bucket < _HELDOUT_BELOW:
+        return "heldout"
+    return "dev" if bucket < _DEV_BELOW else "train"
+
+
+def grade(response: str, gold: str) -> bool:
+    """Whether what follows the last ``A`` is the sum, character for character.
+
+    Only the answer counts: a wrong step before a right answer passes.
+
+    Raises:
+        ValueError: ``gold`` is not plain ASCII digits, so nothing can be graded against it.
+    """
+    if not (gold.isascii() and gold.isdigit()):
+        raise ValueError(f"the gold answer must be ASCII digits, got {gold[:40]!r}")
+    _, marker, answer = response.rpartition("A")
+    return bool(marker) and answer == gold
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+) -> dict[str, float]:
+    """verl's ``reward.custom_reward_function``: 1.0 for the right answer, else 0.0."""
+    score = float(grade(solution_str, ground_truth))
+    return {"score": score, "acc": score}

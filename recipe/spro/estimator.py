@@ -1,0 +1,95 @@
+"""The adapter: registers `spro` with verl and feeds `spro_advantage` from verl's batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from recipe.spro.advantage import spro_advantage
+from recipe.spro.metrics import process_metrics
+from recipe.spro.requirements_check import LOW_PRECISION
+from recipe.spro.settings import SproSettings
+from verl_ext.estimator_metrics import current_step, record
+
+logger = logging.getLogger(__name__)
+
+
+@register_adv_est("spro")
+def compute_spro_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    old_log_probs: torch.Tensor,
+    ref_log_prob: torch.Tensor,
+    token_level_scores: torch.Tensor,
+    config: Any = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """SPRO's advantage (paper Eq. 13), from the fields that ``verl_ext.estimator_inputs`` hands over.
+
+    Args:
+        token_level_rewards: (B, T), not used: the outcome is the verifier's, without a KL penalty.
+        response_mask: (B, T) integer, 1 where the policy chose the token.
+        index: (B,) uid of each row's prompt, any order.
+        old_log_probs: (B, T) float32, the actor's recomputed log-probs.
+        ref_log_prob: (B, T) float32, the reference policy's.
+        token_level_scores: (B, T), the verifier's score, on one token of each row.
+        config: verl's `algorithm` config.
+
+    Returns:
+        advantages and returns, both (B, T) float32; the same tensor's values, as in verl's GRPO.
+
+    Raises:
+        TypeError: log-probs below float32; the message names the overrides that mend it.
+    """
+    del token_level_rewards
+    for name, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
+        if log_probs.dtype in (torch.bfloat16, torch.float16):
+            raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
+
+    settings = _settings(config)
+    outcome_rewards = token_level_scores.sum(dim=-1)
+    advantages, parts = spro_advantage(
+        old_log_probs,
+        ref_log_prob,
+        response_mask,
+        outcome_rewards,
+        index,
+        beta=settings.beta,
+        baseline=settings.baseline,
+        process=settings.process,
+        process_sign=settings.process_sign,
+        norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
+        gate_degenerate_groups=settings.gate_degenerate_groups,
+        max_process_share=settings.max_process_share,
+        return_parts=True,
+    )
+    metrics = process_metrics(parts, response_mask, outcome_rewards, index, beta=settings.beta)
+    record(metrics)
+    _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
+    return advantages, advantages.clone()
+
+
+def _settings(config: Any) -> SproSettings:
+    group = config.get("spro", None) if config is not None else None
+    if group is not None and not isinstance(group, Mapping):
+        group = OmegaConf.to_container(group, resolve=True)
+    return SproSettings.from_config(group)  # type: ignore[arg-type]
+
+
+def _warn_unless_on_policy(cpr_abs_max: float) -> None:
+    """At step 1 policy and reference are the same weights, so CPR is exactly 0 unless something is off."""
+    if current_step() == 1 and cpr_abs_max != 0:
+        logger.warning(
+            "spro/cpr/abs_max is %.3g at step 1, where policy and reference are the same weights and it must be "
+            "exactly 0. CPR is measuring something else: look for different precision, attention or micro-batch "
+            "sizes of actor and ref (actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu and "
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu), dropout, log-probs of the rollout engine "
+            "(algorithm.rollout_correction.bypass_mode), or an actor that did not start from model.path.",
+            cpr_abs_max,
+        )

@@ -1,0 +1,28 @@
+"""What ``VERL_USE_EXTERNAL_MODULES=recipe.spro.plugin`` and the entry point load.
+
+First everything that is independent of SPRO, then a check of the configuration, and the estimator
+when verl's registry of estimators is imported.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import verl_ext.plugin  # noqa: F401 (its import installs the extensions)
+from verl_ext import config_checks
+from verl_ext.patching import on_import
+
+
+def _register_estimator(core_algos: ModuleType) -> None:
+    del core_algos
+    from recipe.spro import estimator  # noqa: F401 (its import registers it)
+
+
+def _check(config: object) -> None:
+    from recipe.spro.requirements_check import check
+
+    check(config)
+
+
+config_checks.register(_check)
+on_import("verl.trainer.ppo.core_algos", _register_estimator)

@@ -1,0 +1,99 @@
+"""What a run with `algorithm.adv_estimator=spro` needs of its configuration, told before Ray starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from recipe.spro.settings import SettingsError, SproSettings
+from verl_ext.config_checks import ConfigError
+
+# Estimators that this recipe registers.
+ESTIMATORS = ("spro",)
+
+REFERENCE_OVERRIDES = "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.0"
+
+FLOAT32_OVERRIDES = " ".join(
+    f"'++actor_rollout_ref.{role}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}'"
+    for role in ("actor", "ref")
+)
+
+LOW_PRECISION = (
+    "SPRO sums log-ratios over thousands of tokens, and bfloat16 log-probs turn that sum into quantisation noise. "
+    f"Install flash-attn (its cross-entropy returns float32), or compute in float32: {FLOAT32_OVERRIDES}"
+)
+
+
+def check(config: Any) -> None:
+    """Raise `ConfigError` unless a run with one of our estimators can work.
+
+    Args:
+        config: verl's whole Hydra config. Runs with other estimators pass.
+    """
+    if config.algorithm.adv_estimator not in ESTIMATORS:
+        return
+    settings = _settings(config)
+    _check_reference_policy(config)
+    _check_reward_kl(config)
+    _check_bypass_mode(config, settings)
+    _check_precision(config)
+
+
+def _settings(config: Any) -> SproSettings:
+    group = OmegaConf.select(config, "algorithm.spro")
+    try:
+        return SproSettings.from_config(OmegaConf.to_container(group, resolve=True) if group is not None else None)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _check_reference_policy(config: Any) -> None:
+    if config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss:
+        return
+    raise ConfigError(
+        "algorithm.adv_estimator=spro compares the policy with a reference policy, and this run has none "
+        "(algorithm.use_kl_in_reward=False, actor_rollout_ref.actor.use_kl_loss=False). "
+        f"Switch it on without a KL penalty: {REFERENCE_OVERRIDES}"
+    )
+
+
+def _check_reward_kl(config: Any) -> None:
+    coefficient = config.algorithm.kl_ctrl.kl_coef
+    if config.algorithm.use_kl_in_reward and coefficient != 0:
+        raise ConfigError(
+            f"algorithm.kl_ctrl.kl_coef={coefficient}: a KL penalty inside the reward is not part of SPRO and would be "
+            "counted once per response. Set algorithm.kl_ctrl.kl_coef=0.0; for a KL penalty in the loss use "
+            "actor_rollout_ref.actor.use_kl_loss=True with actor_rollout_ref.actor.kl_loss_coef."
+        )
+
+
+def _check_bypass_mode(config: Any, settings: SproSettings) -> None:
+    if not OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode") or settings.allow_rollout_log_probs:
+        return
+    raise ConfigError(
+        "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR would "
+        "sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it with "
+        "++algorithm.spro.allow_rollout_log_probs=true"
+    )
+
+
+def _check_precision(config: Any) -> None:
+    # Only verl's FSDP engine without flash-attn computes log-probs in the dtype of the logits; with fused kernels or
+    # another engine the first batch decides (see estimator.py).
+    if config.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
+        return
+    if OmegaConf.select(config, "actor_rollout_ref.model.use_fused_kernels"):
+        return
+    if importlib.util.find_spec("flash_attn") is not None:
+        return
+    for role in ("actor", "ref"):
+        key = f"actor_rollout_ref.{role}.fsdp_config.mixed_precision"
+        mixed_precision = OmegaConf.select(config, key)
+        dtype = mixed_precision.get("param_dtype", "bf16") if mixed_precision is not None else "bf16"
+        if str(dtype) not in ("fp32", "float32", "32"):
+            raise ConfigError(
+                f"{key}.param_dtype is {dtype} and flash-attn is not installed, so verl would return {dtype} "
+                f"log-probs. {LOW_PRECISION}"
+            )

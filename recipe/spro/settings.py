@@ -1,0 +1,96 @@
+"""`algorithm.spro`: typed, validated, and every error names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+_GROUP = "algorithm.spro"
+
+
+class SettingsError(ValueError):
+    """A key or value of `algorithm.spro` that is not allowed."""
+
+
+@dataclass(frozen=True)
+class SproSettings:
+    """The knobs of SPRO; defaults are the paper's form where the paper says, else our own evidence.
+
+    Attributes:
+        beta: weight of the log-ratios in CPR (paper Eq. 11), a number >= 0. The paper does not
+            state it; the default is the outcome of the sweep in ``examples/arithmetic/README.md``.
+        max_process_share: bound on rms(MSA) / rms(outcome advantage) over valid tokens; MSA is
+            scaled down to it. None: the paper's form, no bound.
+        baseline: what is subtracted from CPR at each step: the mean over the group's living
+            responses (``group``, paper Eq. 12), the mean over the others (``loo``), or ``none``.
+        process: ``prefix`` (CPR, the paper), ``token`` (the step's own log-ratio), ``suffix``
+            (from the step to the end).
+        process_sign: +1 (paper) or -1.
+        gate_degenerate_groups: drop MSA in groups whose outcomes are all equal (the paper keeps it).
+        allow_rollout_log_probs: let ``rollout_correction.bypass_mode`` stand in for recomputed
+            log-probs, although CPR then sums the mismatch between engines.
+    """
+
+    beta: float = 0.01
+    max_process_share: float | None = None
+    baseline: str = "group"
+    process: str = "prefix"
+    process_sign: int = 1
+    gate_degenerate_groups: bool = False
+    allow_rollout_log_probs: bool = False
+
+    def __post_init__(self) -> None:
+        _require(_is_number(self.beta) and self.beta >= 0, "beta", self.beta, "a finite number >= 0")
+        _require(
+            self.max_process_share is None or (_is_number(self.max_process_share) and self.max_process_share > 0),
+            "max_process_share",
+            self.max_process_share,
+            "null (no bound, the paper's form) or a finite number > 0",
+        )
+        _require_one_of("baseline", self.baseline, ("group", "loo", "none"))
+        _require_one_of("process", self.process, ("prefix", "token", "suffix"))
+        _require(
+            self.process_sign in (1, -1) and not isinstance(self.process_sign, bool),
+            "process_sign",
+            self.process_sign,
+            "1 or -1",
+        )
+        for key in ("gate_degenerate_groups", "allow_rollout_log_probs"):
+            _require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
+
+    @classmethod
+    def from_config(cls, group: Mapping[str, Any] | None) -> SproSettings:
+        """Read the group `algorithm.spro` (a mapping, or None for all defaults).
+
+        Raises:
+            SettingsError: an unknown key or a bad value.
+        """
+        if group is None:
+            return cls()
+        if not isinstance(group, Mapping):
+            raise SettingsError(f"{_GROUP}={group!r}: must be a group of settings, such as {_GROUP}.beta=0.01.")
+        known = [field.name for field in fields(cls)]
+        for key in group:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f" Did you mean {_GROUP}.{close[0]}?" if close else ""
+                raise SettingsError(
+                    f"{_GROUP}.{key}={group[key]!r}: there is no such setting.{hint} Allowed: {', '.join(known)}."
+                )
+        return cls(**{str(key): group[key] for key in group})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(fine: bool, key: str, value: object, allowed: str) -> None:
+    if not fine:
+        raise SettingsError(f"{_GROUP}.{key}={value!r}: must be {allowed}.")
+
+
+def _require_one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    _require(isinstance(value, str) and value in allowed, key, value, f"one of {', '.join(allowed)}")

@@ -1,0 +1,158 @@
+"""Every refusal says which argument, what it was and, where there is one, in which row."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recipe.spro.advantage import spro_advantage, spro_advantage_naive
+from tests.recipe.spro.advantage.batches import jagged
+
+both = pytest.mark.parametrize("advantage", [spro_advantage, spro_advantage_naive])
+B, T = 3, 4
+NAN = float("nan")
+
+
+def batch(**changed: Any) -> dict[str, Any]:
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]])
+    good = dict(log_probs=torch.zeros(B, T), ref_log_probs=torch.zeros(B, T), response_mask=mask)
+    good |= dict(outcome_rewards=torch.zeros(B), group_ids=torch.zeros(B, dtype=torch.int64), beta=0.1)
+    return good | changed
+
+
+def with_value(x: torch.Tensor, place: tuple[int, ...], value: float) -> torch.Tensor:
+    x = x.clone()
+    x[place] = value
+    return x
+
+
+OPTIONS = [
+    ("beta", NAN, "beta=nan is not allowed: it must be a finite number >= 0"),
+    ("beta", float("inf"), "beta=inf is not allowed: it must be a finite number >= 0"),
+    ("beta", -0.1, "beta=-0.1 is not allowed: it must be a finite number >= 0"),
+    ("beta", "0.1", "beta='0.1' is not allowed: it must be a finite number >= 0"),
+    ("beta", None, "beta=None is not allowed: it must be a finite number >= 0"),
+    ("beta", True, "beta=True is not allowed: it must be a finite number >= 0"),
+    ("max_process_share", -1, "max_process_share=-1 is not allowed: it must be a finite number >= 0 or None"),
+    ("max_process_share", NAN, "max_process_share=nan is not allowed: it must be a finite number >= 0 or None"),
+    ("baseline", "mean", "baseline='mean' is not one of 'group', 'loo', 'none'"),
+    ("baseline", None, "baseline=None is not one of 'group', 'loo', 'none'"),
+    ("process", "cpr", "process='cpr' is not one of 'prefix', 'token', 'suffix'"),
+    ("process_sign", 0, "process_sign=0 is not one of 1, -1"),
+    ("process_sign", True, "process_sign=True is not one of 1, -1"),
+    ("norm_by_std", "false", "norm_by_std='false' is not one of True, False"),
+    ("gate_degenerate_groups", 1, "gate_degenerate_groups=1 is not one of True, False"),
+    ("return_parts", None, "return_parts=None is not one of True, False"),
+]
+
+VALUES = [
+    ("log_probs", torch.zeros(T), "log_probs must be 2-D (B, T), got shape (4,)"),
+    ("log_probs", torch.zeros(B, T, 1), "log_probs must be 2-D (B, T), got shape (3, 4, 1)"),
+    ("ref_log_probs", torch.zeros(B, T + 1), "ref_log_probs has shape (3, 5), log_probs has (3, 4)"),
+    ("response_mask", torch.ones(B, 1), "response_mask has shape (3, 1), log_probs has (3, 4)"),
+    ("step_ids", torch.zeros(T).long(), "step_ids has shape (4,), log_probs has (3, 4)"),
+    ("outcome_rewards", torch.zeros(B, 1), "outcome_rewards must have shape (3,), got (3, 1)"),
+    ("group_ids", torch.zeros(B + 1).long(), "group_ids must have shape (3,), got (4,)"),
+    ("group_ids", np.array(["a", "b"], dtype=object), "group_ids must have shape (3,), got (2,)"),
+    ("group_ids", torch.zeros(B), "group_ids must be integers, got torch.float32"),
+    ("response_mask", torch.full((B, T), 2), "response_mask must be 0 or 1; row 0, position 0 is 2"),
+    ("response_mask", torch.full((B, T), NAN), "response_mask must be 0 or 1; row 0, position 0 is nan"),
+    (
+        "log_probs",
+        with_value(torch.zeros(B, T), (1, 2), NAN),
+        "log_probs must be finite where response_mask is 1; row 1, position 2 is nan",
+    ),
+    (
+        "ref_log_probs",
+        with_value(torch.zeros(B, T), (0, 3), -float("inf")),
+        "ref_log_probs must be finite where response_mask is 1; row 0, position 3 is -inf",
+    ),
+    # Row 2 is all masked; its outcome counts all the same.
+    ("outcome_rewards", torch.tensor([0, 0, NAN]), "outcome_rewards must be finite; row 2 is nan"),
+    ("step_ids", torch.zeros(B, T), "step_ids must be integers, got torch.float32"),
+    (
+        "step_ids",
+        # The 9 at a masked place is nobody's; 5, then 3 is the fault.
+        torch.tensor([[0, 0, 1, 1], [9, 5, 3, 0], [3, 2, 1, 0]]),
+        "step_ids must not decrease over a row's valid tokens; row 1, position 2 is 3 after 5",
+    ),
+    (
+        "log_probs",
+        jagged(torch.zeros(B, T), torch.tensor([4, 2, 1])),
+        "ref_log_probs has layout torch.strided, log_probs has torch.jagged: give both in one layout",
+    ),
+    (
+        "ref_log_probs",
+        jagged(torch.zeros(B, T), torch.tensor([4, 2, 1])),
+        "ref_log_probs has layout torch.jagged, log_probs has torch.strided: give both in one layout",
+    ),
+]
+
+TYPES = [
+    (
+        "log_probs",
+        torch.zeros(B, T).bfloat16(),
+        "log_probs is torch.bfloat16, float32 is needed: summed over thousands",
+    ),
+    ("ref_log_probs", torch.zeros(B, T).half(), "ref_log_probs is torch.float16, float32 is needed: summed over"),
+    ("log_probs", torch.zeros(B, T).long(), "log_probs must be float32 (or float64), got torch.int64"),
+    ("response_mask", [[1] * T] * B, "response_mask must be a torch.Tensor, got list"),
+    ("outcome_rewards", [0.0] * B, "outcome_rewards must be a torch.Tensor, got list"),
+    ("step_ids", np.zeros((B, T)), "step_ids must be a torch.Tensor, got ndarray"),
+    ("group_ids", ["a"] * B, "group_ids must be a torch.Tensor or a numpy.ndarray, got list"),
+]
+
+
+@both
+@pytest.mark.parametrize(("name", "value", "message"), OPTIONS)
+def test_options(advantage: Any, name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        advantage(**batch(**{name: value}))
+
+
+@both
+@pytest.mark.parametrize(("name", "value", "message"), VALUES)
+def test_shapes_and_values(advantage: Any, name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        advantage(**batch(**{name: value}))
+
+
+@both
+@pytest.mark.parametrize(("name", "value", "message"), TYPES)
+def test_types(advantage: Any, name: str, value: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        advantage(**batch(**{name: value}))
+
+
+@both
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_but_not_jagged(advantage: Any) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(4), torch.zeros(2), torch.zeros(1)], layout=torch.strided)
+    with pytest.raises(ValueError, match=r"^log_probs must be padded or of layout torch\.jagged, got .*strided$"):
+        advantage(**batch(log_probs=nested))
+
+
+@both
+def test_jagged_lengths_and_rows(advantage: Any) -> None:
+    x = torch.zeros(B, T)
+    lengths = torch.tensor([4, 2, 1])
+    ragged = {name: jagged(x, lengths) for name in ("log_probs", "ref_log_probs", "response_mask")}
+    assert advantage(**batch(**ragged)).layout == torch.jagged
+    shorter = ragged | {"response_mask": jagged(x, torch.tensor([4, 1, 1]))}
+    with pytest.raises(ValueError, match=r"^response_mask has 1 tokens in row 1, log_probs has 2$"):
+        advantage(**batch(**shorter))
+    fewer = ragged | {"ref_log_probs": jagged(x[:2], lengths[:2])}
+    with pytest.raises(ValueError, match=r"^ref_log_probs has shape \(2, .*\), log_probs has \(3, .*\)$"):
+        advantage(**batch(**fewer))
+
+
+@both
+def test_beta_has_no_default_and_may_be_zero(advantage: Any) -> None:
+    arguments = batch()
+    del arguments["beta"]
+    with pytest.raises(TypeError, match="beta"):
+        advantage(**arguments)
+    assert (advantage(**batch(beta=0, max_process_share=0)) == 0).all()
+    assert (advantage(**batch(beta=np.float64(0.1), max_process_share=np.float32(0.1))) == 0).all()

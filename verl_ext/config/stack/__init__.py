@@ -1,0 +1,1 @@
+"""Hydra group `stack`: what the machine needs, such as `+stack=cpu`."""

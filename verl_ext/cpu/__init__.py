@@ -1,0 +1,77 @@
+"""The whole stack (Ray, FSDP2, vLLM) without an accelerator: one file per obstacle.
+
+Nothing here acts where an accelerator is: `no_accelerator` decides, in every process alike.
+What can be said by a setting is not a patch: see ``verl_ext/config/stack/cpu.yaml``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import shutil
+import sys
+
+# Tools and device files of the accelerators that verl knows.
+_ACCELERATOR_TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi", "npu-smi")
+_ACCELERATOR_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/davinci_manager")
+
+
+def _accelerator() -> str | None:
+    """The first sign of an accelerator on this machine, or None."""
+    for tool in _ACCELERATOR_TOOLS:
+        if path := shutil.which(tool):
+            return path
+    return next((path for path in _ACCELERATOR_DEVICES if os.path.exists(path)), None)
+
+
+def _torch_is_cpu_build() -> bool:
+    """Told without importing torch; a cluster's head node has no GPU, but a CUDA build of torch."""
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+@functools.cache
+def no_accelerator() -> bool:
+    """True where this stack may act.
+
+    That is where the machine shows no accelerator and either torch is a CPU build or
+    ``VERL_PLATFORM=cpu`` asks for it. Another value of ``VERL_PLATFORM`` says no.
+    """
+    asked = os.environ.get("VERL_PLATFORM", "").strip().lower()
+    if asked not in ("", "cpu"):
+        return False
+    if sign := _accelerator():
+        if asked:
+            print(f"VERL_PLATFORM=cpu is ignored by verl_ext: there is an accelerator ({sign}).", file=sys.stderr)
+        return False
+    return bool(asked) or _torch_is_cpu_build()
+
+
+def install() -> None:
+    """Register the patches of the training processes; does nothing beside an accelerator."""
+    if not no_accelerator():
+        return
+    # Inherited by every process that this one starts, Ray's workers among them.
+    os.environ["VERL_PLATFORM"] = "cpu"
+    # vLLM tells its CPU build by the version of a distribution called "vllm"; its spawned processes
+    # ask before any plugin can answer, and this variable is asked first.
+    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+
+    from verl_ext.cpu import fsdp_engine, fsdp_offload, platform, process_group, vllm_version
+
+    for patch in (vllm_version, platform, process_group, fsdp_engine, fsdp_offload):
+        patch.install()
+
+
+def install_in_vllm() -> None:
+    """Register the patches of vLLM's own processes; does nothing beside an accelerator."""
+    if not no_accelerator():
+        return
+
+    from verl_ext.cpu import vllm_version, vllm_weights
+
+    for patch in (vllm_version, vllm_weights):
+        patch.install()

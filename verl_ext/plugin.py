@@ -1,0 +1,44 @@
+"""Loads every extension of this package, in each process that needs it.
+
+`import verl` loads it when ``VERL_USE_EXTERNAL_MODULES`` names this module (or one that imports
+it, such as ``recipe.spro.plugin``) or through the entry point in group ``verl.plugins``. vLLM's
+own processes call `load_in_vllm` through ``vllm.general_plugins``. Loading only registers hooks:
+a module is patched when it is imported, so this costs milliseconds.
+
+The environment variable is the loud way: verl swallows errors of entry points at DEBUG level, so
+a failure is also written to stderr here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from verl_ext import cpu
+
+
+def _load() -> None:
+    # Imported here so that a failure in any of them is reported by the handler below.
+    from verl_ext import (
+        config_checks,
+        estimator_inputs,
+        estimator_metrics,
+        poll_interval,
+        tracking,
+    )
+
+    for extension in (cpu, config_checks, estimator_inputs, estimator_metrics, poll_interval, tracking):
+        extension.install()
+
+
+def load_in_vllm() -> None:
+    """Entry point of group ``vllm.general_plugins``: what vLLM's engine and workers need."""
+    cpu.install_in_vllm()
+
+
+try:
+    _load()
+except Exception:
+    print("verl_ext.plugin could not be loaded:", file=sys.stderr)
+    traceback.print_exc()
+    raise
