@@ -45,9 +45,7 @@ def record(metrics: Mapping[str, float]) -> None:
 
 def drain() -> dict[str, float]:
     """Return what was recorded since the last call, merged, and forget it."""
-    merged = {
-        name: max(values) if "max" in name else sum(values) / len(values) for name, values in _recorded.items()
-    }
+    merged = {name: max(values) if "max" in name else sum(values) / len(values) for name, values in _recorded.items()}
     _recorded.clear()
     return merged
 

@@ -24,10 +24,11 @@ def _load() -> None:
         estimator_inputs,
         estimator_metrics,
         poll_interval,
+        preflight,
         tracking,
     )
 
-    for extension in (cpu, config_checks, estimator_inputs, estimator_metrics, poll_interval, tracking):
+    for extension in (cpu, config_checks, estimator_inputs, estimator_metrics, poll_interval, preflight, tracking):
         extension.install()
 
 

@@ -17,6 +17,19 @@ _ACCELERATOR_TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi", "npu-smi")
 _ACCELERATOR_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/davinci_manager")
 
 
+# Defaults for this process and every one that it starts, Ray's workers among them.
+_ENVIRONMENT = {
+    "VERL_PLATFORM": "cpu",
+    # vLLM tells its CPU build by the version of a distribution called "vllm"; its spawned processes ask before a
+    # plugin can answer, and this variable is asked first.
+    "VLLM_TARGET_DEVICE": "cpu",
+    # GiB; vLLM would take half of the memory.
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # TransferQueue wants 8 and warns at every call where there are fewer cores.
+    "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
+}
+
+
 def _accelerator() -> str | None:
     """The first sign of an accelerator on this machine, or None."""
     for tool in _ACCELERATOR_TOOLS:
@@ -54,16 +67,15 @@ def install() -> None:
     """Register the patches of the training processes; does nothing beside an accelerator."""
     if not no_accelerator():
         return
-    # Inherited by every process that this one starts, Ray's workers among them.
-    os.environ["VERL_PLATFORM"] = "cpu"
-    # vLLM tells its CPU build by the version of a distribution called "vllm"; its spawned processes
-    # ask before any plugin can answer, and this variable is asked first.
-    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
-    from verl_ext.cpu import fsdp_engine, fsdp_offload, platform, process_group, vllm_version
+    from verl_ext import config_checks
+    from verl_ext.cpu import fsdp_engine, fsdp_offload, limits, platform, process_group, vllm_version
 
     for patch in (vllm_version, platform, process_group, fsdp_engine, fsdp_offload):
         patch.install()
+    config_checks.register(limits.check)
 
 
 def install_in_vllm() -> None:

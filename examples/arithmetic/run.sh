@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Train the addition model with SPRO on the CPU, through verl, Ray, FSDP2 and vLLM.
+#
+#   bash examples/arithmetic/run.sh                    # what `make demo` runs
+#   METHOD=grpo bash examples/arithmetic/run.sh        # the same with verl's GRPO
+#   SWEEP=1 bash examples/arithmetic/run.sh            # learning rate, beta, seeds: the tables of the README
+#   bash examples/arithmetic/run.sh trainer.test_freq=5 ...    # any Hydra override of verl's
+#
+# Started again after an interruption it resumes from the last checkpoint; a finished run is only reported.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# ---- user block: set any of these in the environment
+METHOD=${METHOD:-spro}
+BETA=${BETA:-0.01}
+LR=${LR:-1e-4}
+SEED=${SEED:-0}
+STEPS=${STEPS:-80}
+HELDOUT_N=${HELDOUT_N:-1000}
+TEST_FREQ=${TEST_FREQ:-20}
+SAVE_FREQ=${SAVE_FREQ:-1}
+ROOT=${ROOT:-outputs/arithmetic}
+# Data-parallel ranks: Ray's "GPUs", logical here
+RANKS=${RANKS:-1}
+FRESH=${FRESH:-0}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+
+# ---- what differs between methods
+case "$METHOD" in
+  spro)
+    METHOD_ARGS=(algorithm.adv_estimator=spro algorithm.spro.beta="$BETA")
+    NAME="spro-beta$BETA-lr$LR-seed$SEED" ;;
+  grpo)
+    # No reference policy: GRPO without a KL term does not need one
+    METHOD_ARGS=(algorithm.adv_estimator=grpo algorithm.use_kl_in_reward=false)
+    BETA=null
+    NAME="grpo-lr$LR-seed$SEED" ;;
+  *)
+    echo "METHOD=$METHOD: must be spro or grpo" >&2; exit 2 ;;
+esac
+
+if [[ -n ${SWEEP:-} ]]; then
+  exec python -m examples.arithmetic.sweep --root "$ROOT" "$@"
+fi
+
+DATA=$ROOT/data
+BASE=$ROOT/base-seed$SEED
+OUT=${OUT:-$ROOT/$NAME}
+if [[ $FRESH == 1 ]]; then rm -rf "$OUT"; fi
+mkdir -p "$OUT"
+
+if [[ -f $OUT/summary.md ]]; then
+  echo "$OUT is finished (FRESH=1 trains it again):"
+  python -m examples.arithmetic.summary "$OUT"
+  exit 0
+fi
+
+python -m examples.arithmetic.make_data --out "$DATA" --heldout "$HELDOUT_N"
+python -m examples.arithmetic.make_model --data "$DATA" --out "$BASE" --seed "$SEED"
+
+cat > "$OUT/run.json" <<JSON
+{"method": "$METHOD", "beta": $BETA, "lr": $LR, "seed": $SEED, "steps": $STEPS, "heldout_n": $HELDOUT_N}
+JSON
+export VERL_FILE_LOGGER_PATH=$PWD/$OUT/metrics.jsonl
+export TENSORBOARD_DIR=$PWD/$OUT/tensorboard
+[[ $OUT = /* ]] && export VERL_FILE_LOGGER_PATH=$OUT/metrics.jsonl TENSORBOARD_DIR=$OUT/tensorboard
+
+DATA_ARGS=(
+  data.train_files="$DATA/train.parquet"
+  data.val_files="$DATA/heldout.parquet"
+  data.train_batch_size=16
+  data.max_prompt_length=8
+  data.max_response_length=40
+  data.seed="$SEED"
+  data.dataloader_num_workers=0
+)
+MODEL_ARGS=(
+  actor_rollout_ref.model.path="$BASE"
+  actor_rollout_ref.actor.optim.lr="$LR"
+  actor_rollout_ref.actor.ppo_mini_batch_size=16
+  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128
+  actor_rollout_ref.actor.data_loader_seed="$SEED"
+)
+ROLLOUT_ARGS=(
+  actor_rollout_ref.rollout.n=8
+  actor_rollout_ref.rollout.max_model_len=48
+  actor_rollout_ref.rollout.max_num_seqs=256
+  actor_rollout_ref.rollout.seed="$SEED"
+  # Equal, so that policy and reference see the same batches and CPR is exactly 0 at step 1
+  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128
+  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128
+)
+REWARD_ARGS=(
+  reward.custom_reward_function.path="$PWD/examples/arithmetic/task.py"
+  reward.custom_reward_function.name=compute_score
+)
+TRAINER_ARGS=(
+  trainer.project_name=arithmetic
+  trainer.experiment_name="$NAME"
+  "trainer.logger=[file,tensorboard]"
+  trainer.default_local_dir="$OUT/checkpoints"
+  trainer.total_training_steps="$STEPS"
+  trainer.total_epochs=1000
+  trainer.save_freq="$SAVE_FREQ"
+  trainer.max_actor_ckpt_to_keep=2
+  trainer.test_freq="$TEST_FREQ"
+  trainer.n_gpus_per_node="$RANKS"
+  ray_kwargs.ray_init.num_gpus="$RANKS"
+)
+# A resumed run starts with the validation that the interrupted one has done already
+if [[ -f $OUT/checkpoints/latest_checkpointed_iteration.txt ]]; then
+  TRAINER_ARGS+=(trainer.val_before_train=false)
+fi
+
+echo "training $NAME in $OUT; verl's own log is $OUT/train.log"
+python -m examples.arithmetic.watch "$OUT" --steps "$STEPS" &
+WATCH=$!
+trap 'kill "$WATCH" 2>/dev/null || true' EXIT
+
+status=0
+python -m recipe.spro.main_spro +stack=cpu \
+  "${METHOD_ARGS[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${REWARD_ARGS[@]}" \
+  "${TRAINER_ARGS[@]}" "$@" >> "$OUT/train.log" 2>&1 || status=$?
+
+kill "$WATCH" 2>/dev/null || true
+wait "$WATCH" 2>/dev/null || true
+if [[ $status != 0 ]]; then
+  echo "training ended with status $status; the last lines of $OUT/train.log:" >&2
+  tail -n 15 "$OUT/train.log" >&2
+  exit "$status"
+fi
+
+python -m examples.arithmetic.plot "$OUT" --out "$OUT/training.png"
+python -m examples.arithmetic.summary "$OUT"
+cat <<EOF
+plot         $OUT/training.png
+metrics      $OUT/metrics.jsonl
+TensorBoard  tensorboard --logdir $OUT/tensorboard
+checkpoint   $OUT/checkpoints/global_step_$STEPS
+EOF

@@ -1,0 +1,44 @@
+"""Keeps the batch that each update used, for comparison with the oracle. Loaded by verl as a plugin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from verl_ext.patching import on_import, wrap
+
+FIELDS = (
+    "uid",
+    "response_mask",
+    "old_log_probs",
+    "ref_log_prob",
+    "rollout_log_probs",
+    "rm_scores",
+    "advantages",
+)
+
+
+def _keep_batch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        import torch
+        import transfer_queue as tq
+
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
+        kept: dict[str, Any] = {"uid": data.pop("uid").tolist()}
+        kept.update(data.to_padded_tensor().items())
+        folder = Path(os.environ["SPRO_TEST_CAPTURE"])
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(kept, folder / f"step-{self.global_steps}.pt")
+        return original(self, batch, metrics)
+
+    return _update_actor
+
+
+def _apply(module: ModuleType) -> None:
+    wrap(module.PPOTrainer, "_update_actor", _keep_batch, patch=__name__)
+
+
+on_import("verl.trainer.ppo.v1.trainer_base", _apply)

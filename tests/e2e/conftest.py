@@ -1,0 +1,170 @@
+"""The runs that the end-to-end tests share: each fixture is one run of the real stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from examples.arithmetic import make_model, task
+from tests.e2e.stack import ROOT, Run, make_run
+from verl_ext.cpu import no_accelerator
+
+# Enough to be killed in the middle and to go on.
+RESUMED_STEPS = 6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is end to end, and runs on the stack without an accelerator."""
+    for item in items:
+        if "tests/e2e" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+            if not no_accelerator():
+                item.add_marker(pytest.mark.skip(reason="there is an accelerator; these drive the CPU stack"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model and a few problems, in the forms that verl reads."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = make_model.make_tokenizer()
+    make_model.make_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    for split, start in (("train", 100), ("heldout", 600)):
+        rows = [
+            {
+                "data_source": task.DATA_SOURCE,
+                "prompt": [{"role": "user", "content": task.prompt(a, a + 7)}],
+                "ability": "math",
+                "reward_model": {"style": "rule", "ground_truth": str(2 * a + 7)},
+                "extra_info": {"split": split, "index": a},
+            }
+            for a in range(start, start + 32)
+        ]
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def _finished(run: Run) -> Run:
+    try:
+        status = run.finish()
+        assert status == 0, run.log[-6000:]
+        return run
+    finally:
+        if left := run.wait_until_gone():
+            run.end_survivors()
+            (run.folder / "survivors.txt").write_text("\n".join(left))
+
+
+@pytest.fixture(scope="session")
+def spro_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Full fine-tuning, one rank, synchronous, through our own entry."""
+    return _finished(make_run(base, tmp_path_factory.mktemp("spro")))
+
+
+@pytest.fixture(scope="session")
+def colocated_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Full fine-tuning, two data-parallel ranks, trainer mode colocate_async."""
+    return _finished(
+        make_run(
+            base,
+            tmp_path_factory.mktemp("colocated"),
+            "trainer.v1.trainer_mode=colocate_async",
+            "trainer.n_gpus_per_node=2",
+            "ray_kwargs.ray_init.num_gpus=2",
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verl environment of somebody else's, into which our wheel is installed; returns its Python."""
+    folder = tmp_path_factory.mktemp("wheel")
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip = [sys.executable, "-m", "pip"]
+    # From a copy of what git tracks: setuptools writes build/ and *.egg-info beside the sources.
+    source = folder / "source"
+    source.mkdir()
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    for name in tracked:
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [*pip, "wheel", *quiet, "--no-build-isolation", "-w", str(folder), str(source)], check=True, cwd=folder
+    )
+    environment = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    site = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", *quiet, "--target", str(site), str(wheel)], check=True)
+    # verl, vLLM and the rest come from the environment of the tests. A path in a .pth file is not searched for further
+    # .pth files, so our editable installation there stays out.
+    (site / "verl_environment.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return environment / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def wheel_run(base: Path, wheel_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """LoRA, verl's own entry, our wheel in somebody's verl environment, another directory."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    run = make_run(
+        base,
+        tmp_path_factory.mktemp("wheel_run"),
+        "hydra.searchpath=[pkg://verl_ext.config]",
+        "algorithm.adv_estimator=spro",
+        "algorithm.use_kl_in_reward=True",
+        "algorithm.kl_ctrl.kl_coef=0.0",
+        "++algorithm.spro.beta=0.02",
+        "actor_rollout_ref.model.lora_rank=8",
+        "actor_rollout_ref.model.lora_alpha=16",
+        "actor_rollout_ref.model.target_modules=all-linear",
+        "actor_rollout_ref.model.lora.merge=True",
+        entry="verl.trainer.main_ppo",
+        python=str(wheel_environment),
+        cwd=elsewhere,
+        python_path=elsewhere,
+        plugins="recipe.spro.plugin",
+    )
+    return _finished(run)
+
+
+@pytest.fixture(scope="session")
+def killed_and_resumed_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run whose driver is killed after its second step, and that is started again with the same command."""
+    run = make_run(base, tmp_path_factory.mktemp("resumed"), steps=RESUMED_STEPS)
+    driver = run.start()
+    try:
+        deadline = time.monotonic() + 300
+        while len(run.rows) < 2:
+            assert driver.poll() is None, run.log[-6000:]
+            assert time.monotonic() < deadline, run.log[-6000:]
+            time.sleep(0.05)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        rows_at_kill = run.rows
+        (run.folder / "survivors.txt").write_text("\n".join(run.wait_until_gone()))
+        (run.folder / "steps_at_kill.txt").write_text(" ".join(str(row["step"]) for row in rows_at_kill))
+        (run.folder / "log.txt").rename(run.folder / "log-before-kill.txt")
+        status = run.finish()
+        assert status == 0, run.log[-6000:]
+        yield run
+    finally:
+        run.wait_until_gone()
+        run.end_survivors()

@@ -1,0 +1,52 @@
+"""Faults that end a run before Ray starts, with one message: through the real entries."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import make_run
+
+CASES = {
+    "no reference policy": (
+        ["algorithm.use_kl_in_reward=False"],
+        ["algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.0"],
+    ),
+    "unknown key": (["+algorithm.spro.betta=0.1"], ["algorithm.spro.betta=0.1", "algorithm.spro.beta"]),
+    "missing data": (["data.train_files=nowhere.parquet"], ["data.train_files=nowhere.parquet"]),
+    "unmerged LoRA": (["actor_rollout_ref.model.lora_rank=8"], ["actor_rollout_ref.model.lora.merge=True"]),
+    "port in use": (["+ray_kwargs.ray_init.dashboard_port={port}"], ["ray_kwargs.ray_init.dashboard_port={port}"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_message_before_ray_starts(case: str, base: Path, tmp_path: Path) -> None:
+    overrides, expected = CASES[case]
+    with socket.socket() as occupied:
+        occupied.bind(("", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
+        run = make_run(base, tmp_path, *(override.format(port=port) for override in overrides))
+        assert run.finish(timeout_s=120) == 1
+    for text in expected:
+        assert text.format(port=port) in run.log
+    assert run.log.count("configuration error:") == 1
+    assert "Traceback" not in run.log
+    assert "Started a local Ray instance" not in run.log
+
+
+def test_plain_verl_entry_says_the_same(base: Path, tmp_path: Path) -> None:
+    run = make_run(
+        base,
+        tmp_path,
+        "hydra.searchpath=[pkg://verl_ext.config]",
+        "algorithm.adv_estimator=spro",
+        "++algorithm.spro.beta=-1",
+        entry="verl.trainer.main_ppo",
+    )
+    assert run.finish(timeout_s=120) == 1
+    assert "algorithm.spro.beta=-1" in run.log
+    assert "Traceback" not in run.log
+    assert "Started a local Ray instance" not in run.log

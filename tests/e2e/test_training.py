@@ -1,0 +1,86 @@
+"""What a run of the whole stack must hold, whichever entry, mode and kind of fine-tuning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recipe.spro.advantage import spro_advantage_naive
+from tests.e2e.stack import STEPS, Run
+
+SPRO_METRICS = (
+    "spro/cpr/abs_max",
+    "spro/cpr/mean",
+    "spro/msa/rms",
+    "spro/outcome/rms",
+    "spro/process_share",
+    "spro/alive_one_frac",
+    "spro/degenerate_group_frac",
+    "spro/beta",
+)
+
+
+@pytest.fixture(params=["spro_run", "colocated_run", "wheel_run"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Each of the shared runs in turn."""
+    return request.getfixturevalue(request.param)
+
+
+def test_metrics_of_every_step(run: Run) -> None:
+    assert [row["step"] for row in run.rows] == list(range(1, STEPS + 1))
+    for step in range(1, STEPS + 1):
+        assert set(SPRO_METRICS) <= set(run.metrics(step))
+
+
+def test_cpr_is_exactly_zero_at_step_1_and_not_later(run: Run) -> None:
+    assert run.metrics(1)["spro/cpr/abs_max"] == 0.0
+    for step in range(2, STEPS + 1):
+        assert run.metrics(step)["spro/cpr/abs_max"] > 0.0
+    assert "must be exactly 0" not in run.log
+
+
+def test_nothing_survives_the_driver(run: Run) -> None:
+    assert not (run.folder / "survivors.txt").exists(), (run.folder / "survivors.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["spro_run", "colocated_run"])
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_advantages_used_equal_the_oracle(name: str, step: int, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
+    batch = run.batch(step)
+    expected = spro_advantage_naive(
+        batch["old_log_probs"],
+        batch["ref_log_prob"],
+        batch["response_mask"],
+        batch["rm_scores"].sum(-1),
+        np.array(batch["uid"], dtype=object),
+        beta=0.01,
+    )
+    assert batch["advantages"].dtype == torch.float32
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["spro_run", "colocated_run"])
+def test_rollout_weights_follow_the_actor(name: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
+    batch = run.batch(STEPS)
+    valid = batch["response_mask"].bool()
+
+    def mean_abs_difference(left: str, right: str) -> float:
+        return float((batch[left] - batch[right])[valid].abs().mean())
+
+    # vLLM sampled these responses with the actor's weights of this step, which differ from the first ones.
+    assert mean_abs_difference("rollout_log_probs", "old_log_probs") < 1e-3
+    assert mean_abs_difference("rollout_log_probs", "ref_log_prob") > 1e-2
+
+
+def test_beta_of_a_plain_verl_launch(wheel_run: Run) -> None:
+    assert wheel_run.metrics(1)["spro/beta"] == 0.02
+
+
+def test_wheel_is_what_ran(wheel_run: Run) -> None:
+    # The repository is on no path of this run.
+    assert wheel_run.environment["PYTHONPATH"] == str(wheel_run.cwd)
+    assert "tests" not in {path.name for path in wheel_run.cwd.iterdir()}

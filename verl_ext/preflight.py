@@ -1,0 +1,177 @@
+"""Files, prompts and ports that a run needs, checked before Ray starts.
+
+verl finds these faults minutes later, in a worker, with a traceback of Ray's. Only what can be
+decided without the network is checked: a model that is not a local path is left to the hub.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from verl_ext import config_checks
+from verl_ext.config_checks import ConfigError
+
+# Prompts whose tokens are counted: the longest in bytes, so that a long file costs seconds.
+_PROMPTS_COUNTED = 1000
+
+
+def check(config: Any) -> None:
+    """Raise `ConfigError` naming key, value and remedy for the first fault found."""
+    model = _check_model(config)
+    for key in ("data.train_files", "data.val_files"):
+        for path in _paths(OmegaConf.select(config, key)):
+            _check_data_file(config, key, path, model)
+    _check_ports(config)
+
+
+def _paths(files: Any) -> list[str]:
+    if files is None:
+        return []
+    return [files] if isinstance(files, str) else [str(path) for path in files]
+
+
+def _is_local(path: str) -> bool:
+    """False for hub ids and remote stores, which cannot be checked here."""
+    return "://" not in path
+
+
+def _check_model(config: Any) -> str | None:
+    """The model's local folder, None where it is the hub's."""
+    key = "actor_rollout_ref.model.path"
+    path = os.path.expanduser(str(config.actor_rollout_ref.model.path))
+    if not _is_local(path):
+        return None
+    if not os.path.exists(path):
+        # "owner/name" may be a model of the hub; a path with another number of slashes cannot.
+        if path.count("/") == 1 and not path.startswith((".", "/")):
+            return None
+        raise ConfigError(f"{key}={path}: there is no such folder. Give a model's folder or its name on the hub.")
+    if not os.path.isfile(os.path.join(path, "config.json")):
+        raise ConfigError(f"{key}={path}: this folder holds no config.json, so it is not a model in Hugging Face form.")
+    return path
+
+
+def _check_data_file(config: Any, key: str, path: str, model: str | None) -> None:
+    path = os.path.expanduser(path)
+    if not _is_local(path):
+        return
+    if not os.path.isfile(path):
+        raise ConfigError(f"{key}={path}: there is no such file. Make the data first, or correct the path.")
+    prompts = _read_prompts(config, key, path)
+    if not prompts:
+        raise ConfigError(f"{key}={path}: the file has no rows.")
+    if key == "data.train_files" and len(_paths(config.data.train_files)) == 1:
+        needed = config.data.get("gen_batch_size", None) or config.data.train_batch_size
+        if len(prompts) < needed:
+            raise ConfigError(
+                f"data.train_batch_size={needed}: {path} has only {len(prompts)} rows, not one batch. "
+                f"Lower data.train_batch_size to {len(prompts)} at most, or add data."
+            )
+    if model is not None:
+        _check_prompt_lengths(config, path, prompts, model)
+
+
+def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
+    """The prompts of one data file, as the rows hold them."""
+    column = config.data.get("prompt_key", "prompt")
+    try:
+        if path.endswith(".parquet"):
+            import pyarrow.parquet
+
+            names = pyarrow.parquet.read_schema(path).names
+            rows = pyarrow.parquet.read_table(path, columns=[column]) if column in names else None
+        elif path.endswith((".json", ".jsonl")):
+            import pyarrow.json
+
+            if Path(path).stat().st_size == 0:
+                return []
+            rows = pyarrow.json.read_json(path)
+            names = rows.column_names
+        else:
+            raise ConfigError(f"{key}={path}: verl reads .parquet, .json and .jsonl.")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{key}={path}: cannot be read ({error}). Write the file again.") from None
+    if column not in names:
+        raise ConfigError(f"{key}={path}: no column {column!r} (data.prompt_key); the file has {', '.join(names)}.")
+    return rows.column(column).to_pylist()
+
+
+def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], model: str) -> None:
+    """Prompts over the limit: an error where verl would fail or drop them all."""
+    limit = config.data.max_prompt_length
+    dropped_by_verl = config.data.get("filter_overlong_prompts", True)
+    if config.data.get("truncation", "error") != "error" and not dropped_by_verl:
+        return
+    sizes = [(_bytes_of(prompt), row) for row, prompt in enumerate(prompts)]
+    longest = sorted(sizes, reverse=True)[:_PROMPTS_COUNTED]
+
+    from transformers import AutoTokenizer
+
+    trust = config.actor_rollout_ref.model.get("trust_remote_code", False)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust)
+    options = OmegaConf.to_container(config.data.get("apply_chat_template_kwargs", None) or OmegaConf.create({}))
+    counted = {row: _count_tokens(tokenizer, prompts[row], options) for _, row in longest}
+    over = [row for row, tokens in counted.items() if tokens > limit]
+    if not over:
+        return
+    row = max(over, key=lambda row: counted[row])
+    if not dropped_by_verl:
+        raise ConfigError(
+            f"data.max_prompt_length={limit}: row {row} of {path} has a prompt of {counted[row]} tokens. Raise "
+            f"data.max_prompt_length to {counted[row]}, or drop such rows with data.filter_overlong_prompts=True"
+        )
+    if len(over) == len(prompts):
+        raise ConfigError(
+            f"data.max_prompt_length={limit}: every prompt of {path} is longer (up to {counted[row]} tokens), so that "
+            f"data.filter_overlong_prompts would leave none. Raise data.max_prompt_length to {counted[row]}."
+        )
+
+
+def _bytes_of(prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return len(prompt.encode(errors="replace"))
+    return sum(len(str(message.get("content", "")).encode(errors="replace")) for message in prompt or [])
+
+
+def _count_tokens(tokenizer: Any, prompt: Any, options: Any) -> int:
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **options)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _ports(config: Any) -> Iterable[tuple[str, int]]:
+    """The ports that this configuration fixes; all others are chosen free by Ray and verl."""
+    ray_init = OmegaConf.select(config, "ray_kwargs.ray_init") or {}
+    for key in ("dashboard_port", "_metrics_export_port"):
+        if isinstance(port := ray_init.get(key, None), int):
+            yield f"ray_kwargs.ray_init.{key}", port
+    if OmegaConf.select(config, "transfer_queue.metrics.enabled"):
+        yield "transfer_queue.metrics.port", int(OmegaConf.select(config, "transfer_queue.metrics.port") or 0)
+
+
+def _check_ports(config: Any) -> None:
+    for key, port in _ports(config):
+        if port <= 0:
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise ConfigError(
+                    f"{key}={port}: the port is in use ({error.strerror}). "
+                    "Choose another, or end what uses it (ss -ltnp shows it)."
+                ) from None
+
+
+def install() -> None:
+    config_checks.register(check)
