@@ -43,7 +43,8 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], bytes
     for number, line in enumerate(lines, start=1):
         try:
             row = orjson.loads(line)
-            if not isinstance(row.get("step"), int) or not isinstance(row.get("data"), dict):
+            fields = row if isinstance(row, dict) else {}
+            if not isinstance(fields.get("step"), int) or not isinstance(fields.get("data"), dict):
                 raise ValueError("no step or no data")
         except ValueError as error:
             if number == len(lines):

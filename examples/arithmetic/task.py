@@ -1,10 +1,13 @@
 """The task: a sum of two three-digit numbers, worked out digit by digit with its carries.
 
-Prompt ``347+585=``, response ``7+5+0=12;4+8+1=13;3+5+1=9;A932``: units first, each step ``digit+digit+carry=sum``,
-then ``A`` and the answer. verl loads this file by its path, so it imports nothing of its own package.
+Prompt ``347+585=``, response ``7+5+0=12;4+8+1=13;3+5+1=09;A932``: units first, each step ``digit+digit+carry=sum``,
+then ``A`` and the answer. The base model's demonstrations leave out a fifth of the digit sums (see `is_withheld`), so
+that it writes the form well and guesses those: one wrong token loses the problem, and credit has a place to go.
+verl loads this file by its path, so it imports nothing of its own package.
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 LOWEST, HIGHEST = 100, 999
@@ -12,8 +15,11 @@ LOWEST, HIGHEST = 100, 999
 
 DATA_SOURCE = "arithmetic"
 
-# Of 100 buckets of unordered pairs: the first 10 are held out, the next 10 tell the base model when to stop.
+# Of 100 buckets of unordered pairs: the first 10 are held out, the next 10 show the base model's progress.
 _HELDOUT_BELOW, _DEV_BELOW = 10, 20
+
+# Of 100 buckets of digit sums: a problem has three, so about half of all problems need a withheld one.
+_WITHHELD_BELOW = 20
 
 
 def prompt(a: int, b: int) -> str:
@@ -21,20 +27,38 @@ def prompt(a: int, b: int) -> str:
     return f"{a}+{b}="
 
 
-def solution(a: int, b: int) -> str:
-    """The worked response, 25 to 32 characters, without the end-of-sequence token."""
-    steps, carry = [], 0
+def digit_sums(a: int, b: int) -> Iterator[tuple[int, int, int]]:
+    """The sums that a problem needs: (digit, digit, carry), units first."""
+    carry = 0
     for digit_a, digit_b in zip(reversed(str(a)), reversed(str(b)), strict=True):
-        total = int(digit_a) + int(digit_b) + carry
-        steps.append(f"{digit_a}+{digit_b}+{carry}={total};")
-        carry = total // 10
+        yield int(digit_a), int(digit_b), carry
+        carry = (int(digit_a) + int(digit_b) + carry) // 10
+
+
+def solution(a: int, b: int) -> str:
+    """The worked response, 31 or 32 characters without the end-of-sequence token."""
+    steps = [f"{x}+{y}+{carry}={x + y + carry:02d};" for x, y, carry in digit_sums(a, b)]
     return "".join(steps) + f"A{a + b}"
+
+
+def _bucket(key: str) -> int:
+    """0 to 99: the same for a key on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
+
+
+def is_withheld(digit_a: int, digit_b: int, carry: int) -> bool:
+    """Whether the base model's demonstrations never show this sum, in either order of its digits."""
+    return _bucket(f"{min(digit_a, digit_b)}+{max(digit_a, digit_b)}+{carry}") < _WITHHELD_BELOW
+
+
+def is_demonstrable(a: int, b: int) -> bool:
+    """Whether the problem needs no withheld sum."""
+    return not any(is_withheld(*digits) for digits in digit_sums(a, b))
 
 
 def partition(a: int, b: int) -> str:
     """``heldout``, ``dev`` or ``train``: a fixed function of the unordered pair, so no seed can mix them."""
-    key = f"{min(a, b)}+{max(a, b)}".encode()
-    bucket = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 100
+    bucket = _bucket(f"{min(a, b)}+{max(a, b)}")
     if bucket < _HELDOUT_BELOW:
         return "heldout"
     return "dev" if bucket < _DEV_BELOW else "train"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from verl_ext.patching import on_import
+from verl_ext.patching import on_import, target
 
 
 def _register(manager: ModuleType) -> None:
@@ -18,7 +18,10 @@ def _register(manager: ModuleType) -> None:
 
     from verl_ext.cpu import device
 
-    class PlatformCPU(manager.PlatformBase):  # type: ignore[name-defined, misc]
+    base = target(manager, "PlatformBase", __name__)
+    registry = target(manager, "PlatformRegistry", __name__)
+
+    class PlatformCPU(base):  # type: ignore[misc, valid-type]
         """Runs everything on the host's cores; Ray's "GPU" is then a logical resource."""
 
         device_name = "cpu"
@@ -86,7 +89,7 @@ def _register(manager: ModuleType) -> None:
         def cudart(self) -> Any:
             return None
 
-    manager.PlatformRegistry.register(platform="cpu")(PlatformCPU)
+    registry.register(platform="cpu")(PlatformCPU)
 
 
 def install() -> None:
