@@ -157,6 +157,15 @@ def _tensorboard_init(original: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
+def _tags_at(directory: str, step: int) -> set[str]:
+    """The curves that have a value at ``step`` in the event files of ``directory``."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(directory, size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag for tag in events.Tags()["scalars"] if any(event.step == step for event in events.Scalars(tag))}
+
+
 def _tensorboard_log(original: Callable[..., None]) -> Callable[..., None]:
     def log(self: Any, data: dict[str, Any], step: int) -> None:
         if self.resumes:
@@ -165,8 +174,12 @@ def _tensorboard_log(original: Callable[..., None]) -> Callable[..., None]:
             self.resumes = False
             directory = self.writer.log_dir
             self.writer.close()
-            # An opening validation leaves the training values of its step valid.
-            first_void = step if _TRAINING_KEY in data else step + 1
+            first_void = step
+            if _TRAINING_KEY not in data:
+                # An opening validation leaves the values of its step valid, and only adds to them.
+                first_void = step + 1
+                shown = _tags_at(directory, step)
+                data = {tag: value for tag, value in data.items() if tag not in shown}
             self.writer = SummaryWriter(directory, purge_step=first_void)
         original(self, data, step)
         # A kill must not take the last minutes of the curve with it.

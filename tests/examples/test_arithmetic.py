@@ -28,16 +28,16 @@ def everyday_pairs(count: int) -> list[tuple[int, int]]:
 
 def test_the_worked_example() -> None:
     assert task.prompt(347, 585) == "347+585="
-    assert task.solution(347, 585) == "7+5+0=12;4+8+1=13;3+5+1=9;A932"
+    assert task.solution(347, 585) == "7+5+0=12;4+8+1=13;3+5+1=09;A932"
 
 
 def test_every_solution_is_right_and_of_the_stated_length() -> None:
     for a, b in everyday_pairs(500):
         text = task.solution(a, b)
-        steps = re.findall(r"(\d)\+(\d)\+([01])=(\d+);", text)
+        steps = re.findall(r"(\d)\+(\d)\+([01])=(\d\d);", text)
         assert len(steps) == 3, text
         assert all(int(x) + int(y) + int(carry) == int(total) for x, y, carry, total in steps), text
-        assert 25 <= len(text) <= 32, text
+        assert len(text) in (31, 32), text
         assert task.grade(text, str(a + b)), text
 
 
@@ -90,6 +90,21 @@ def test_verl_can_load_the_reward_by_its_path() -> None:
     result = module.compute_score("arithmetic", "A932", "932", extra_info={"num_turns": 1}, reward_router_address=None)
     assert result == {"score": 1.0, "acc": 1.0}
     assert module.compute_score("arithmetic", "A931", "932") == {"score": 0.0, "acc": 0.0}
+
+
+def test_the_withheld_sums_are_a_fixed_fifth_and_half_of_the_problems_need_one() -> None:
+    sums = [(x, y, carry) for x in range(10) for y in range(10) for carry in (0, 1)]
+    withheld = [digits for digits in sums if task.is_withheld(*digits)]
+    assert 0.15 < len(withheld) / len(sums) < 0.25
+    assert all(task.is_withheld(y, x, carry) for x, y, carry in withheld)
+    pairs = everyday_pairs(2000)
+    for a, b in pairs[:50]:
+        steps = re.findall(r"(\d)\+(\d)\+(\d)=", task.solution(a, b))
+        assert [tuple(map(int, step)) for step in steps] == list(task.digit_sums(a, b))
+        assert task.is_demonstrable(a, b) == (not set(task.digit_sums(a, b)) & set(withheld))
+    assert 0.4 < sum(task.is_demonstrable(a, b) for a, b in pairs) / len(pairs) < 0.6
+    # A change of the hash would call for another base model and other results.
+    assert [y for y in range(10) if task.is_withheld(7, y, 1)] == [3, 4]
 
 
 # --- data
@@ -159,7 +174,7 @@ def test_a_character_is_a_token_and_the_saved_tokenizer_agrees(tmp_path: Path) -
     make_model.make_model(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    for text in ("\n", "347+585=7+5+0=12;4+8+1=13;3+5+1=9;A932", "user\nassistant", "0 a\n\n b"):
+    for text in ("\n", "347+585=7+5+0=12;4+8+1=13;3+5+1=09;A932", "user\nassistant", "0 a\n\n b"):
         ids = tokenizer.encode(text)
         assert len(ids) == len(text)
         assert loaded.encode(text) == ids
@@ -194,6 +209,16 @@ def test_labels_are_the_next_response_tokens_and_nothing_else() -> None:
         assert (row_labels[wanted] == shifted[wanted]).all()
 
 
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    factors = [make_model.learning_rate_factor(step) for step in range(make_model.RECIPE["steps"])]
+    peak = [step for step, factor in enumerate(factors) if factor == 1]
+    assert factors[0] == 1 / make_model.RECIPE["warmup_steps"]
+    assert peak == list(range(peak[0], peak[-1] + 1))
+    assert factors[: peak[0]] == sorted(factors[: peak[0]])
+    assert factors[peak[-1] :] == sorted(factors[peak[-1] :], reverse=True)
+    assert 0 < factors[-1] <= 0.05
+
+
 @make_model.one_thread()
 def test_one_forward_pass_finds_what_greedy_decoding_writes() -> None:
     torch.manual_seed(0)
@@ -218,8 +243,8 @@ def test_one_forward_pass_finds_what_greedy_decoding_writes() -> None:
 
 @pytest.fixture
 def tiny_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Two steps that count as trained, so that everything around the training runs in a second or two."""
-    monkeypatch.setitem(make_model.RECIPE, "max_steps", 2)
+    """Two steps of training, so that everything around the training runs in a second or two."""
+    monkeypatch.setitem(make_model.RECIPE, "steps", 2)
     monkeypatch.setitem(make_model.RECIPE, "dev_every", 1)
     monkeypatch.setitem(make_model.RECIPE, "batch_size", 8)
     monkeypatch.setitem(make_model.RECIPE, "dev_n", 8)
@@ -233,7 +258,7 @@ def test_a_base_model_is_saved_whole_skipped_when_there_and_the_same_for_a_seed(
     monkeypatch.setattr(make_model, "ACCEPTED", (0.0, 1.0))
     data = tiny_budget / "data"
     out, again, other = tiny_budget / "base", tiny_budget / "again", tiny_budget / "other"
-    meta = make_model.make_base(data, out, seed=3, target=0.0)
+    meta = make_model.make_base(data, out, seed=3)
     assert meta["heldout_n"] == 20
     assert {"config.json", "generation_config.json", "meta.json", "model.safetensors", "tokenizer.json"} <= {
         path.name for path in out.iterdir()
@@ -247,11 +272,11 @@ def test_a_base_model_is_saved_whole_skipped_when_there_and_the_same_for_a_seed(
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
-    assert make_model.make_base(data, out, seed=3, target=0.0) == meta
+    assert make_model.make_base(data, out, seed=3) == meta
     with pytest.raises(FileExistsError, match="another --out"):
-        make_model.make_base(data, out, seed=4, target=0.0)
-    make_model.make_base(data, again, seed=3, target=0.0)
-    make_model.make_base(data, other, seed=4, target=0.0)
+        make_model.make_base(data, out, seed=4)
+    make_model.make_base(data, again, seed=3)
+    make_model.make_base(data, other, seed=4)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (out, again, other)]
     assert weights[0] == weights[1] != weights[2]
 
@@ -259,9 +284,7 @@ def test_a_base_model_is_saved_whole_skipped_when_there_and_the_same_for_a_seed(
 def test_a_base_model_out_of_range_is_not_saved(tiny_budget: Path) -> None:
     data, out = tiny_budget / "data", tiny_budget / "base"
     with pytest.raises(RuntimeError, match="outside"):
-        make_model.make_base(data, out, target=0.0)
-    with pytest.raises(RuntimeError, match="in 2 steps"):
-        make_model.make_base(data, out, target=0.5)
+        make_model.make_base(data, out)
     assert [path.name for path in tiny_budget.iterdir()] == ["data"]
 
 

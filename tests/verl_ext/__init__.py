@@ -1,0 +1,1 @@
+"""The extensions, each against the installed verl and vLLM."""
