@@ -230,9 +230,7 @@ def make_base(data: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     accuracy = greedy_accuracy(model.eval(), tokenizer, prompts, golds)
     low, high = ACCEPTED
     if not low <= accuracy <= high:
-        raise RuntimeError(
-            f"held-out accuracy {accuracy:.3f} is outside [{low}, {high}], nothing saved: change --seed"
-        )
+        raise RuntimeError(f"held-out accuracy {accuracy:.3f} is outside [{low}, {high}], nothing saved: change --seed")
     meta = {
         "settings": settings,
         "dev_exact": dev_share,

@@ -40,7 +40,7 @@ PANELS = (
     ("Held-out accuracy, greedy", "share solved (0 to 1)", ACCURACY_KEYS, (0, 1), "not logged"),
     ("Policy entropy", "entropy per token (nats)", ("actor/entropy",), None, "not logged"),
     ("Response length", "mean length (tokens)", ("response_length/mean",), None, "not logged"),
-    ("Process share", "rms process / rms outcome (no unit)", (SHARE,), None, "not logged (GRPO)"),
+    ("Process share", "rms process / rms outcome", (SHARE,), None, "not logged (GRPO)"),
 )
 
 
@@ -71,13 +71,20 @@ def draw_phases(axis: Any, runs: list[Run]) -> None:
         write_absent(axis, f"no step after step {WARM_AFTER}")
         return
     height = 0.8 / len(runs)
+    # Validation of a thousand problems takes many times a step: its bar is cut rather than the others made invisible.
+    inside = [spent for of_run in seconds for phase, spent in of_run.items() if phase != "testing"]
+    reach = 1.25 * max(inside, default=max(max(of_run.values(), default=0.0) for of_run in seconds)) or 1.0
     for index, (of_run, colour) in enumerate(zip(seconds, RUN_COLOURS, strict=False)):
         rows = [seen.index(phase) + (index - (len(runs) - 1) / 2) * height for phase in of_run]
-        bars = axis.barh(rows, list(of_run.values()), height=height * 0.9, color=colour)
-        if len(runs) <= 2:
-            axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=7.5)
+        axis.barh(rows, list(of_run.values()), height=height * 0.9, color=colour)
+        for row, spent in zip(rows, of_run.values(), strict=True):
+            cut = spent > reach
+            text, colour_of_text = (f"{spent:.2f} →", "white") if cut else (f"{spent:.2f}", "black")
+            place: dict[str, Any] = {"va": "center_baseline", "ha": "right" if cut else "left", "color": colour_of_text}
+            if len(runs) <= 2 or cut:
+                axis.text(reach * (0.99 if cut else 0.01) + (0 if cut else spent), row, text, fontsize=7.5, **place)
     axis.set(yticks=range(len(seen)), yticklabels=seen, ylim=(len(seen) - 0.4, -0.6))
-    axis.margins(x=0.15)
+    axis.set_xlim(0, reach)
     axis.set_xlabel("median of the steps that run it (s)")
     axis.grid(axis="y", visible=False)
 

@@ -90,7 +90,9 @@ def load_run(folder: Path) -> Run:
 def describe(run: Run) -> str:
     """The summary as Markdown."""
     method, seed, beta = (run.info.get(key, "?") for key in ("method", "seed", "beta"))
-    lines = [f"## {run.name}", "", f"- method {method}, seed {seed}, beta {beta}, {max(run.steps)} steps"]
+    # GRPO has no beta.
+    strength = "" if beta is None else f", beta {beta}"
+    lines = [f"## {run.name}", "", f"- method {method}, seed {seed}{strength}, {max(run.steps)} steps"]
 
     steps, accuracies = run.series(*ACCURACY_KEYS)
     if len(steps) > 1:
@@ -116,7 +118,7 @@ def describe(run: Run) -> str:
     lines += [f"- median step after the first {WARM_AFTER}: {seconds:.2f} s", "", "| phase | median s | of the step |"]
     lines.append("|---|---:|---:|")
     for phase, spent in run.phase_seconds().items():
-        # These two run every few steps only, so a share of the median step would mislead.
+        # Validation is outside of verl's step, and checkpoints may be rare: no share of the median step.
         part = "when it runs" if phase in ("save_checkpoint", "testing") else f"{spent / seconds:.0%}"
         lines.append(f"| {phase} | {spent:.2f} | {part} |")
     return "\n".join(lines) + "\n"

@@ -71,9 +71,9 @@ def install() -> None:
         os.environ.setdefault(name, value)
 
     from verl_ext import config_checks
-    from verl_ext.cpu import fsdp_engine, fsdp_offload, limits, platform, process_group, vllm_version
+    from verl_ext.cpu import fsdp_engine, fsdp_offload, limits, log_probs, platform, process_group, vllm_version
 
-    for patch in (vllm_version, platform, process_group, fsdp_engine, fsdp_offload):
+    for patch in (vllm_version, platform, process_group, fsdp_engine, fsdp_offload, log_probs):
         patch.install()
     config_checks.register(limits.check)
 
