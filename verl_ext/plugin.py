@@ -26,9 +26,19 @@ def _load() -> None:
         poll_interval,
         preflight,
         tracking,
+        weight_socket,
     )
 
-    for extension in (cpu, config_checks, estimator_inputs, estimator_metrics, poll_interval, preflight, tracking):
+    for extension in (
+        cpu,
+        config_checks,
+        estimator_inputs,
+        estimator_metrics,
+        poll_interval,
+        preflight,
+        tracking,
+        weight_socket,
+    ):
         extension.install()
 
 

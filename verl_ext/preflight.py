@@ -92,6 +92,8 @@ def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
             if Path(path).stat().st_size == 0:
                 return []
             rows = pyarrow.json.read_json(path)
+            if rows.num_rows == 0:
+                return []
             names = rows.column_names
         else:
             raise ConfigError(f"{key}={path}: verl reads .parquet, .json and .jsonl.")

@@ -103,8 +103,9 @@ def test_an_empty_parquet(config: Any, tmp_path: Path, key: str) -> None:
     refused(config, f"data.{key}={tmp_path}/empty.parquet: the file has no rows")
 
 
-def test_an_empty_jsonl(config: Any, tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").touch()
+@pytest.mark.parametrize("content", ["", "\n", " \n\n"])
+def test_an_empty_jsonl(config: Any, tmp_path: Path, content: str) -> None:
+    (tmp_path / "empty.jsonl").write_text(content)
     config.data.val_files = str(tmp_path / "empty.jsonl")
     refused(config, f"data.val_files={tmp_path}/empty.jsonl: the file has no rows")
 
@@ -125,7 +126,6 @@ def test_a_whole_jsonl(config: Any, tmp_path: Path) -> None:
         ("torn.parquet", b"PAR1 and then nothing of use"),
         ("empty_file.parquet", b""),
         ("torn.jsonl", b'{"prompt": [{"role"'),
-        ("blank.jsonl", b"\n"),
     ],
 )
 def test_a_file_that_cannot_be_read(config: Any, tmp_path: Path, name: str, content: bytes) -> None:
@@ -157,6 +157,7 @@ def test_a_missing_column(config: Any, tmp_path: Path, kind: str) -> None:
     refused(config, f"data.train_files={path}: no column 'prompt' (data.prompt_key); the file has question, data_source")
     config.data.prompt_key = "question"
     config.data.train_batch_size = 1
+    config.data.val_files = None
     check(config)
 
 
