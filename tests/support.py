@@ -47,13 +47,15 @@ def overrides_after(marker: str, message: str) -> list[str]:
     return list(itertools.takewhile(lambda word: re.fullmatch(r"\+{0,2}[\w.]+=\S+", word), found))
 
 
-def run_python(code: str, *, path_first: Path | None = None, cwd: Path = ROOT, **environment: str) -> str:
+def run_python(
+    code: str, environment: dict[str, str] | None = None, *, path_first: Path | None = None, cwd: Path = ROOT
+) -> str:
     """Run ``code`` in a Python of its own, without this process's settings; returns what it printed."""
     inherited = {name: value for name, value in os.environ.items() if not _OF_THE_PLUGIN.match(name)}
     if path_first is not None:
         inherited["PATH"] = f"{path_first}{os.pathsep}{inherited.get('PATH', '')}"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=cwd, env={**inherited, **(environment or {})}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout

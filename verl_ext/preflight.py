@@ -85,7 +85,7 @@ def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
             import pyarrow.parquet
 
             names = pyarrow.parquet.read_schema(path).names
-            rows = pyarrow.parquet.read_table(path, columns=[column]) if column in names else None
+            rows: Any = pyarrow.parquet.read_table(path, columns=[column]) if column in names else None
         elif path.endswith((".json", ".jsonl")):
             import pyarrow.json
 

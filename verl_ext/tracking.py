@@ -39,7 +39,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], bytes
         ValueError: a line other than the last is not a row; the message names file and line.
     """
     lines = Path(path).read_bytes().splitlines(keepends=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
             row = orjson.loads(line)

@@ -49,7 +49,8 @@ OUT=${OUT:-$ROOT/$NAME}
 if [[ $FRESH == 1 ]]; then rm -rf "$OUT"; fi
 mkdir -p "$OUT"
 
-if [[ -f $OUT/summary.md ]]; then
+SETTINGS="{\"method\": \"$METHOD\", \"beta\": $BETA, \"lr\": $LR, \"seed\": $SEED, \"steps\": $STEPS, \"heldout_n\": $HELDOUT_N}"
+if [[ -f $OUT/summary.md && $(cat "$OUT/run.json") == "$SETTINGS" ]]; then
   echo "$OUT is finished (FRESH=1 trains it again):"
   python -m examples.arithmetic.summary "$OUT"
   exit 0
@@ -58,12 +59,11 @@ fi
 python -m examples.arithmetic.make_data --out "$DATA" --heldout "$HELDOUT_N"
 python -m examples.arithmetic.make_model --data "$DATA" --out "$BASE" --seed "$SEED"
 
-cat > "$OUT/run.json" <<JSON
-{"method": "$METHOD", "beta": $BETA, "lr": $LR, "seed": $SEED, "steps": $STEPS, "heldout_n": $HELDOUT_N}
-JSON
-export VERL_FILE_LOGGER_PATH=$PWD/$OUT/metrics.jsonl
-export TENSORBOARD_DIR=$PWD/$OUT/tensorboard
-[[ $OUT = /* ]] && export VERL_FILE_LOGGER_PATH=$OUT/metrics.jsonl TENSORBOARD_DIR=$OUT/tensorboard
+echo "$SETTINGS" > "$OUT/run.json"
+# Absolute: Ray's workers need not share this folder
+OUT_ABSOLUTE=$(cd "$OUT" && pwd)
+export VERL_FILE_LOGGER_PATH=$OUT_ABSOLUTE/metrics.jsonl
+export TENSORBOARD_DIR=$OUT_ABSOLUTE/tensorboard
 
 DATA_ARGS=(
   data.train_files="$DATA/train.parquet"
@@ -98,7 +98,7 @@ TRAINER_ARGS=(
   trainer.project_name=arithmetic
   trainer.experiment_name="$NAME"
   "trainer.logger=[file,tensorboard]"
-  trainer.default_local_dir="$OUT/checkpoints"
+  trainer.default_local_dir="$OUT_ABSOLUTE/checkpoints"
   trainer.total_training_steps="$STEPS"
   trainer.total_epochs=1000
   trainer.save_freq="$SAVE_FREQ"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,9 +76,9 @@ def compute_spro_advantage(
 
 def _settings(config: Any) -> SproSettings:
     group = config.get("spro", None) if config is not None else None
-    if group is not None and not isinstance(group, Mapping):
+    if OmegaConf.is_config(group):
         group = OmegaConf.to_container(group, resolve=True)
-    return SproSettings.from_config(group)  # type: ignore[arg-type]
+    return SproSettings.from_config(group)
 
 
 def _warn_unless_on_policy(cpr_abs_max: float) -> None:

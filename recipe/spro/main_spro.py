@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 PLUGIN = "recipe.spro.plugin"
 
@@ -17,6 +18,14 @@ def _load_plugin_everywhere() -> None:
     modules = [name for name in os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",") if name]
     if PLUGIN not in modules:
         os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join([*modules, PLUGIN])
+
+
+def _forward_plugin_to_other_nodes(config: Any) -> None:
+    """Have Ray set the variable for its workers, which inherit this process's environment on this node only."""
+    from omegaconf import OmegaConf
+
+    key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
+    OmegaConf.update(config, key, os.environ["VERL_USE_EXTERNAL_MODULES"], force_add=True)
 
 
 def main() -> None:
@@ -32,7 +41,7 @@ def main() -> None:
     from verl_ext import resume
 
     @hydra.main(config_path="config", config_name="spro_trainer", version_base=None)
-    def run(config: object) -> None:
+    def run(config: Any) -> None:
         main_ppo.auto_set_device(config)
         main_ppo.validate_config(
             config=config,
@@ -40,6 +49,7 @@ def main() -> None:
             use_critic=main_ppo.need_critic(config),
         )
         resume.align(config)
+        _forward_plugin_to_other_nodes(config)
         main_ppo.run_ppo(config, task_runner_class=main_ppo.TaskRunnerV1)
 
     run()

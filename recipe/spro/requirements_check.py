@@ -44,7 +44,9 @@ def check(config: Any) -> None:
 def _settings(config: Any) -> SproSettings:
     group = OmegaConf.select(config, "algorithm.spro")
     try:
-        return SproSettings.from_config(OmegaConf.to_container(group, resolve=True) if group is not None else None)
+        return SproSettings.from_config(
+            OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
+        )
     except SettingsError as error:
         raise ConfigError(str(error)) from None
 

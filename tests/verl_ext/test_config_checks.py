@@ -61,7 +61,7 @@ def test_the_first_failure_ends_them(checks: list[Any]) -> None:
         raise AssertionError("not reached")
 
     checks += [refuse, never]
-    with pytest.raises(ConfigError, match="^trainer.nnodes=1: refused"):
+    with pytest.raises(ConfigError, match=r"^trainer\.nnodes=1: refused"):
         config_checks.run_checks(composed(*SIZES))
 
 
@@ -77,7 +77,7 @@ def test_a_config_without_faults_reaches_verls_own_checks(
 
 
 def test_verls_own_errors_are_still_raised(checks: list[Any]) -> None:
-    with pytest.raises(ValueError, match="Please set at least one of 'actor_rollout_ref.ref.log_prob_micro_batch_size'"):
+    with pytest.raises(ValueError, match=r"set at least one of 'actor_rollout_ref\.ref\.log_prob_micro_batch_size'"):
         validate(composed(*SIZES[:-1]))
 
 

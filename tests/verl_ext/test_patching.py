@@ -112,7 +112,6 @@ def test_a_failure_ends_the_import(unloaded: str) -> None:
         __import__(unloaded)
 
 
-
 # Every patch of ours, and the names that it needs in the module that it patches.
 PATCHES = [
     (config_checks._apply, "validate_config"),
@@ -147,9 +146,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("apply", "name", "missing"), PARAMETERS)
-def test_every_patch_raises_where_a_parameter_has_moved(
-    apply: Callable[[Any], None], name: str, missing: str
-) -> None:
+def test_every_patch_raises_where_a_parameter_has_moved(apply: Callable[[Any], None], name: str, missing: str) -> None:
     fake = types.ModuleType("fake_newer_library")
 
     def of_another_form(something_else: int) -> None:

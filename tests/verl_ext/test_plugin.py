@@ -60,7 +60,7 @@ assert not heavy, heavy
 # Measured 0.1 s; the bound leaves room for a busy machine, not for an import of torch.
 assert seconds < 3, seconds
 """
-    run_python(code, VERL_USE_EXTERNAL_PLUGINS="none")
+    run_python(code, {"VERL_USE_EXTERNAL_PLUGINS": "none"})
 
 
 def test_the_entry_point_patches_verl_here() -> None:
@@ -87,7 +87,7 @@ def test_the_entry_point_patches_the_cpu_stack_here() -> None:
 def test_import_verl_alone_patches_it(environment: dict[str, str]) -> None:
     code = MARKS_OF + f"import verl\nprint('MARKS' + json.dumps(marks_of({[*PATCHED]!r})))\n"
     code += "from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY as known\nassert 'spro' in known\n"
-    printed = run_python(code, **environment)
+    printed = run_python(code, environment)
     (line,) = [line for line in printed.splitlines() if line.startswith("MARKS")]
     assert json.loads(line.removeprefix("MARKS")) == {place: [patch] for place, patch in PATCHED.items()}
 
@@ -96,9 +96,9 @@ def test_loading_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     marks_of(PATCHED)
     checks = list(config_checks._checks)
     monkeypatch.setattr(config_checks, "_checks", checks)
-    before = [getattr(importlib.import_module("verl.trainer.ppo.ray_trainer"), "compute_advantage"), len(checks)]
+    before = [importlib.import_module("verl.trainer.ppo.ray_trainer").compute_advantage, len(checks)]
     importlib.reload(verl_ext.plugin)
-    after = [getattr(importlib.import_module("verl.trainer.ppo.ray_trainer"), "compute_advantage"), len(checks)]
+    after = [importlib.import_module("verl.trainer.ppo.ray_trainer").compute_advantage, len(checks)]
     assert before == after
     assert marks_of(PATCHED) == {place: [patch] for place, patch in PATCHED.items()}
 

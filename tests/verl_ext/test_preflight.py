@@ -56,7 +56,9 @@ def test_a_run_without_faults(config: Any) -> None:
 
 def test_a_missing_model_folder(config: Any, tmp_path: Path) -> None:
     config.actor_rollout_ref.model.path = str(tmp_path / "nowhere")
-    refused(config, f"actor_rollout_ref.model.path={tmp_path}/nowhere: there is no such folder", "Give a model's folder")
+    refused(
+        config, f"actor_rollout_ref.model.path={tmp_path}/nowhere: there is no such folder", "Give a model's folder"
+    )
 
 
 @pytest.mark.parametrize("path", ["./nowhere/model", "models/of/ours", "~/of/nobody"])
@@ -154,7 +156,9 @@ def test_a_missing_column(config: Any, tmp_path: Path, kind: str) -> None:
     else:
         path.write_text('{"question": "7", "data_source": "test"}\n')
     config.data.train_files = str(path)
-    refused(config, f"data.train_files={path}: no column 'prompt' (data.prompt_key); the file has question, data_source")
+    refused(
+        config, f"data.train_files={path}: no column 'prompt' (data.prompt_key); the file has question, data_source"
+    )
     config.data.prompt_key = "question"
     config.data.train_batch_size = 1
     config.data.val_files = None
@@ -226,7 +230,11 @@ def test_only_the_longest_are_counted(config: Any, tmp_path: Path, monkeypatch: 
     refused(config, "row 5", "40 tokens")
 
 
-PORTS = ["ray_kwargs.ray_init.dashboard_port", "ray_kwargs.ray_init._metrics_export_port", "transfer_queue.metrics.port"]
+PORTS = [
+    "ray_kwargs.ray_init.dashboard_port",
+    "ray_kwargs.ray_init._metrics_export_port",
+    "transfer_queue.metrics.port",
+]
 
 
 @pytest.mark.parametrize("key", PORTS)

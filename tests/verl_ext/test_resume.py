@@ -47,6 +47,12 @@ def test_a_consistent_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / TRACKER).stat().st_mtime_ns == written
 
 
+def test_a_history_that_ends_at_the_checkpoint_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, 2, 4)
+    assert align_history(tmp_path, history(tmp_path, 4)) == 4
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("torn", ["", "\n", "x"])
 def test_a_torn_tracker_file_is_written_again(tmp_path: Path, torn: str) -> None:
     save(tmp_path, 2, 4, 10, tracker=torn)
@@ -61,9 +67,7 @@ def test_a_checkpoint_ahead_of_the_history_goes_back_one(tmp_path: Path, capsys:
     assert capsys.readouterr().out == "step 4 was saved but not logged; it is done again from step 3.\n"
 
 
-def test_no_earlier_checkpoint_is_a_warning_with_the_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_earlier_checkpoint_is_a_warning_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, 4)
     metrics = history(tmp_path, 3)
     assert align_history(tmp_path, metrics) == 4

@@ -231,7 +231,7 @@ for environment in {environments!r}:
 print("PATHS" + json.dumps(paths))
 """
     # Only in that process is verl as it comes; it writes into its working directory.
-    printed = run_python(code, cwd=tmp_path, VERL_USE_EXTERNAL_PLUGINS="none", HOME=str(tmp_path))
+    printed = run_python(code, {"VERL_USE_EXTERNAL_PLUGINS": "none", "HOME": str(tmp_path)}, cwd=tmp_path)
     (line,) = [line for line in printed.splitlines() if line.startswith("PATHS")]
     monkeypatch.setenv("HOME", str(tmp_path))
     ours = []

@@ -31,5 +31,5 @@ def _apply(module: ModuleType) -> None:
 
 
 def install() -> None:
-    # engine_workers binds the name at its import, so it is patched there too if it came first.
+    # The modules that bind the name do so after this one's import, so they get the replacement.
     on_import("verl.utils.distributed", _apply)

@@ -60,12 +60,12 @@ with contextlib.redirect_stderr(text):
 assert "VERL_PLATFORM=cpu is ignored by verl_ext: there is an accelerator" in text.getvalue()
 """
     code = told.join(NOTHING_ACTED.split("import verl_ext.plugin\n", 1)) + VERL_IS_UNPATCHED
-    run_python(code, path_first=fake_tools, VERL_PLATFORM="cpu")
+    run_python(code, {"VERL_PLATFORM": "cpu"}, path_first=fake_tools)
 
 
 @on_cpu
 def test_another_platform_that_is_asked_for_is_respected() -> None:
-    run_python(NOTHING_ACTED, VERL_PLATFORM="nvidia")
+    run_python(NOTHING_ACTED, {"VERL_PLATFORM": "nvidia"})
 
 
 @on_cpu
@@ -77,7 +77,7 @@ assert os.environ["VERL_PLATFORM"] == "cpu"
 assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "7"
 assert os.environ["VLLM_TARGET_DEVICE"] == "cpu"
 """
-    run_python(code, VLLM_CPU_KVCACHE_SPACE="7")
+    run_python(code, {"VLLM_CPU_KVCACHE_SPACE": "7"})
 
 
 @on_cpu

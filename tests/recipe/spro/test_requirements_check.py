@@ -1,0 +1,171 @@
+"""What SPRO needs of a run: each refusal ends in an override, and exactly that override mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from recipe.spro import requirements_check
+from recipe.spro.requirements_check import check
+from tests.support import composed, overrides_after
+from verl_ext.config_checks import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _without_flash_attn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without it, wherever the tests run."""
+    found = importlib.util.find_spec
+
+    def fake_find_spec(name: str, package: str | None = None) -> Any:
+        return None if name == "flash_attn" else found(name, package)
+
+    monkeypatch.setattr(requirements_check.importlib.util, "find_spec", fake_find_spec)
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        check(composed(*overrides))
+    return str(error.value)
+
+
+def test_the_recipes_own_configuration_passes() -> None:
+    check(composed("+stack=cpu"))
+
+
+# (overrides with a fault, what the message says first, what stands before the remedy, the remedy)
+FAULTS = [
+    pytest.param(
+        ["+stack=cpu", "algorithm.use_kl_in_reward=False"],
+        "algorithm.adv_estimator=spro compares the policy with a reference policy, and this run has none",
+        "without a KL penalty: ",
+        ["algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.0"],
+        id="no reference policy",
+    ),
+    pytest.param(
+        ["+stack=cpu", "algorithm.use_kl_in_reward=False", "algorithm.kl_ctrl.kl_coef=0.001"],
+        "algorithm.adv_estimator=spro compares the policy with a reference policy, and this run has none",
+        "without a KL penalty: ",
+        ["algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.0"],
+        id="no reference policy, verl's own kl_coef",
+    ),
+    pytest.param(
+        ["+stack=cpu", "algorithm.kl_ctrl.kl_coef=0.001"],
+        "algorithm.kl_ctrl.kl_coef=0.001: a KL penalty inside the reward is not part of SPRO",
+        "Set ",
+        ["algorithm.kl_ctrl.kl_coef=0.0"],
+        id="KL inside the reward",
+    ),
+    pytest.param(
+        ["+stack=cpu", "algorithm.rollout_correction.bypass_mode=True"],
+        "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine",
+        "Set ",
+        ["algorithm.rollout_correction.bypass_mode=False"],
+        id="bypass_mode, switched off",
+    ),
+    pytest.param(
+        ["+stack=cpu", "algorithm.rollout_correction.bypass_mode=True"],
+        "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine",
+        "or accept it with ",
+        ["++algorithm.spro.allow_rollout_log_probs=true"],
+        id="bypass_mode, accepted",
+    ),
+    pytest.param(
+        [],
+        "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not installed",
+        "or compute in float32: ",
+        [
+            f"++actor_rollout_ref.{role}.fsdp_config.mixed_precision="
+            "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
+            for role in ("actor", "ref")
+        ],
+        id="bf16 by default",
+    ),
+    pytest.param(
+        ["+stack=cpu", "actor_rollout_ref.ref.fsdp_config.mixed_precision={param_dtype:bf16}"],
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not installed",
+        "or compute in float32: ",
+        [
+            f"++actor_rollout_ref.{role}.fsdp_config.mixed_precision="
+            "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
+            for role in ("actor", "ref")
+        ],
+        id="bf16 of the reference",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says", "marker", "remedy"), FAULTS)
+def test_the_override_of_the_message_mends_it(overrides: list[str], says: str, marker: str, remedy: list[str]) -> None:
+    message = refused(*overrides)
+    assert message.startswith(says)
+    assert overrides_after(marker, message) == remedy
+    check(composed(*overrides, *remedy))
+
+
+def test_a_kl_loss_brings_the_reference_too() -> None:
+    kl_loss = ["actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.kl_loss_coef=0.0"]
+    # The coefficient of the reward's penalty has no effect then.
+    check(
+        composed("+stack=cpu", "algorithm.use_kl_in_reward=False", "algorithm.kl_ctrl.kl_coef=0.001", *kl_loss),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stack", "mixed"),
+    [(["+stack=cpu"], "null"), (["+stack=cpu"], "{param_dtype:float16}"), ([], "{reduce_dtype:fp32}"), ([], "{}")],
+)
+def test_a_precision_that_is_not_float32_is_refused(stack: list[str], mixed: str) -> None:
+    message = refused(*stack, f"++actor_rollout_ref.actor.fsdp_config.mixed_precision={mixed}")
+    assert "bfloat16 log-probs turn that sum into quantisation noise" in message
+
+
+def test_bf16_is_accepted_where_the_log_probs_are_float32_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(composed("actor_rollout_ref.model.use_fused_kernels=True"))
+    check(composed("actor_rollout_ref.actor.strategy=veomni"))
+    with monkeypatch.context() as patch:
+
+        def fake_find_spec(name: str) -> object:
+            return object()
+
+        patch.setattr(requirements_check.importlib.util, "find_spec", fake_find_spec)
+        check(composed())
+    with pytest.raises(ConfigError):
+        check(composed())
+
+
+@pytest.mark.parametrize("override", ["algorithm.spro.beta=-1", "+algorithm.spro.bta=0.1", "algorithm.spro=3"])
+def test_bad_settings_are_told_here(override: str) -> None:
+    message = refused("+stack=cpu", override)
+    assert message.startswith(override.removeprefix("+").split("=")[0])
+
+
+def test_without_the_group_of_settings() -> None:
+    """verl's own entry composes verl's own configuration, which has no `algorithm.spro`."""
+    check(composed("+stack=cpu", "~algorithm.spro"))
+    check(composed("+stack=cpu", "~algorithm.spro", "++algorithm.spro.beta=0.1"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["algorithm.use_kl_in_reward=False"],
+        ["algorithm.kl_ctrl.kl_coef=0.1"],
+        ["algorithm.rollout_correction.bypass_mode=True"],
+        ["+algorithm.spro.bta=3"],
+    ],
+)
+def test_a_run_with_another_estimator_passes_untouched(overrides: list[str]) -> None:
+    config = composed("algorithm.adv_estimator=grpo", *overrides)
+    before = str(config)
+    check(config)
+    assert str(config) == before
+
+
+def test_spro_passes_untouched_too() -> None:
+    config = composed("+stack=cpu")
+    before = str(config)
+    check(config)
+    assert str(config) == before

@@ -1,0 +1,118 @@
+"""Every error of `algorithm.spro` names the key, the value and what is allowed; the YAML agrees with the types."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipe.spro.settings import SettingsError, SproSettings
+from tests.support import ROOT
+
+NUMBER = "must be a finite number >= 0."
+SHARE = "must be null (no bound, the paper's form) or a finite number > 0."
+
+BAD = [
+    ("beta", -0.1, NUMBER),
+    ("beta", math.nan, NUMBER),
+    ("beta", math.inf, NUMBER),
+    ("beta", "0.1", NUMBER),
+    ("beta", None, NUMBER),
+    ("beta", True, NUMBER),
+    ("max_process_share", 0, SHARE),
+    ("max_process_share", -1.0, SHARE),
+    ("max_process_share", math.inf, SHARE),
+    ("max_process_share", "none", SHARE),
+    ("max_process_share", True, SHARE),
+    ("baseline", "mean", "must be one of group, loo, none."),
+    ("baseline", None, "must be one of group, loo, none."),
+    ("baseline", ["group"], "must be one of group, loo, none."),
+    ("process", "cpr", "must be one of prefix, token, suffix."),
+    ("process", 1, "must be one of prefix, token, suffix."),
+    ("process_sign", 0, "must be 1 or -1."),
+    ("process_sign", 2, "must be 1 or -1."),
+    ("process_sign", "-", "must be 1 or -1."),
+    ("process_sign", True, "must be 1 or -1."),
+    ("gate_degenerate_groups", 1, "must be true or false."),
+    ("gate_degenerate_groups", "yes", "must be true or false."),
+    ("allow_rollout_log_probs", None, "must be true or false."),
+    ("allow_rollout_log_probs", 0, "must be true or false."),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), BAD)
+def test_a_bad_value(key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{re.escape(f'algorithm.spro.{key}={value!r}: {allowed}')}$"):
+        SproSettings.from_config({key: value})
+
+
+GOOD = [
+    ("beta", 0),
+    ("beta", 2.5),
+    ("max_process_share", None),
+    ("max_process_share", 0.1),
+    ("max_process_share", 3),
+    *[("baseline", value) for value in ("group", "loo", "none")],
+    *[("process", value) for value in ("prefix", "token", "suffix")],
+    ("process_sign", 1),
+    ("process_sign", -1),
+    ("gate_degenerate_groups", True),
+    ("allow_rollout_log_probs", True),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_a_good_value(key: str, value: Any) -> None:
+    settings = SproSettings.from_config({key: value})
+    assert settings == dataclasses.replace(SproSettings(), **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("bta", "beta"),
+        ("procss", "process"),
+        ("max_share", "max_process_share"),
+        ("gate_degenerate", "gate_degenerate"),
+    ],
+)
+def test_an_unknown_key_with_a_suggestion(key: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        SproSettings.from_config({"beta": 0.1, key: 3})
+    message = str(error.value)
+    assert message.startswith(f"algorithm.spro.{key}=3: there is no such setting. Did you mean algorithm.spro.{meant}")
+    for field in dataclasses.fields(SproSettings):
+        assert field.name in message.split("Allowed: ")[1]
+
+
+def test_an_unknown_key_that_resembles_nothing() -> None:
+    with pytest.raises(SettingsError, match=r"^algorithm\.spro\.xyz=1: there is no such setting\. Allowed: beta, "):
+        SproSettings.from_config({"xyz": 1})
+
+
+def test_no_group_means_the_defaults() -> None:
+    assert SproSettings.from_config(None) == SproSettings.from_config({}) == SproSettings()
+
+
+@pytest.mark.parametrize("group", [3, "beta=1", [0.1]])
+def test_a_group_that_is_none(group: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^algorithm\.spro=.*: must be a group of settings, such as"):
+        SproSettings.from_config(group)
+
+
+def test_the_yaml_states_every_default() -> None:
+    yaml = OmegaConf.load(ROOT / "recipe" / "spro" / "config" / "spro_trainer.yaml")
+    assert OmegaConf.to_container(yaml.algorithm.spro) == dataclasses.asdict(SproSettings())
+
+
+def test_an_omegaconf_group_will_do() -> None:
+    assert SproSettings.from_config(OmegaConf.create({"beta": 0.5})) == SproSettings(beta=0.5)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SproSettings().beta = 1.0  # type: ignore[misc]
