@@ -48,10 +48,13 @@ def _check_model(config: Any) -> str | None:
     if not _is_local(path):
         return None
     if not os.path.exists(path):
-        # "owner/name" may be a model of the hub; a path with another number of slashes cannot.
-        if path.count("/") == 1 and not path.startswith((".", "/")):
+        # "owner/name" may be a model of the hub, unless "owner" is a folder here.
+        owner, slash, _ = path.partition("/")
+        if slash and path.count("/") == 1 and not path.startswith((".", "/")) and not os.path.isdir(owner):
             return None
-        raise ConfigError(f"{key}={path}: there is no such folder. Give a model's folder or its name on the hub.")
+        raise ConfigError(
+            f"{key}={path}: there is no such folder. Give a model's folder, or its name on the hub (owner/name)."
+        )
     if not os.path.isfile(os.path.join(path, "config.json")):
         raise ConfigError(f"{key}={path}: this folder holds no config.json, so it is not a model in Hugging Face form.")
     return path

@@ -57,6 +57,7 @@ def test_advantages_used_equal_the_oracle(name: str, step: int, request: pytest.
         np.array(batch["uid"], dtype=object),
         beta=0.01,
     )
+    assert isinstance(expected, torch.Tensor)
     assert batch["advantages"].dtype == torch.float32
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)

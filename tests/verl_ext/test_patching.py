@@ -17,8 +17,9 @@ from verl_ext import (
     patching,
     poll_interval,
     tracking,
+    weight_socket,
 )
-from verl_ext.cpu import fsdp_engine, fsdp_offload, platform, process_group, vllm_weights
+from verl_ext.cpu import fsdp_engine, fsdp_offload, log_probs, platform, process_group, vllm_weights
 from verl_ext.patching import PatchError
 
 
@@ -121,8 +122,11 @@ PATCHES = [
     (estimator_metrics._patch_trainer, "PPOTrainer"),
     (poll_interval._apply, "PPOTrainer"),
     (tracking._apply, "FileLogger"),
+    (weight_socket._patch_sender, "ServerAdapter"),
+    (weight_socket._patch_receiver, "vLLMColocateWorkerExtension"),
     (fsdp_engine._register, "EngineRegistry"),
     (fsdp_offload._apply, "CPUOffloadPolicy"),
+    (log_probs._apply, "logprobs_from_logits_v2"),
     (platform._register, "PlatformBase"),
     (process_group._apply, "initialize_global_process_group_ray"),
     (vllm_weights._apply, "dispatch_cpu_unquantized_gemm"),
@@ -140,6 +144,7 @@ PARAMETERS = [
     (config_checks._apply, "validate_config", "config"),
     (estimator_inputs._patch_compute_advantage, "compute_advantage", "data, adv_estimator, config"),
     (fsdp_offload._apply, "CPUOffloadPolicy", "pin_memory"),
+    (log_probs._apply, "logprobs_from_logits_v2", "logits, labels"),
     (process_group._apply, "initialize_global_process_group_ray", "timeout_second, backend"),
     (vllm_weights._apply, "dispatch_cpu_unquantized_gemm", "layer, remove_weight"),
 ]

@@ -58,7 +58,11 @@ def no_accelerator() -> bool:
         return False
     if sign := _accelerator():
         if asked:
-            print(f"VERL_PLATFORM=cpu is ignored by verl_ext: there is an accelerator ({sign}).", file=sys.stderr)
+            print(
+                f"VERL_PLATFORM=cpu is ignored by verl_ext: there is an accelerator ({sign}). "
+                "Unset it, or verl will ask for a platform that nobody registers.",
+                file=sys.stderr,
+            )
         return False
     return bool(asked) or _torch_is_cpu_build()
 
