@@ -12,7 +12,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from verl_ext.patching import on_import, wrap
+from verl_ext.patching import check_modules_exist, on_import, wrap
+
+# Modules that bind the name `validate_config`; the first one defines it.
+VALIDATE_CONFIG_IN = ("verl.utils.config", "verl.trainer.main_ppo", "verl.trainer.main_ppo_v0")
 
 
 class ConfigError(ValueError):
@@ -34,7 +37,9 @@ def run_checks(config: Any) -> None:
 
     Raises:
         ConfigError: from the first check that fails.
+        PatchError: a module that a patch waits for is not there.
     """
+    check_modules_exist()
     for check in _checks:
         check(config)
 
@@ -60,4 +65,5 @@ def _apply(module: ModuleType) -> None:
 
 
 def install() -> None:
-    on_import("verl.utils.config", _apply)
+    for module in VALIDATE_CONFIG_IN:
+        on_import(module, _apply)

@@ -16,9 +16,8 @@ itself, its value wins, so this becomes a no-op then.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -42,27 +41,37 @@ _batch_in_hand: ContextVar[Any] = ContextVar("verl_ext_batch_in_hand", default=N
 
 
 def fields_named_by(estimator: Callable[..., Any], data: Any) -> dict[str, Any]:
-    """The fields of ``data`` (a verl ``DataProto``) that ``estimator``'s signature names.
-
-    Raises:
-        KeyError: a parameter without a default is neither passed by verl nor in the batch.
-    """
+    """The fields of ``data`` (a verl ``DataProto``) that ``estimator``'s signature names."""
     fields = {}
-    for name, parameter in inspect.signature(estimator).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in _PASSED_BY_VERL:
-            continue
+    for name in _named_fields(estimator):
         if name in data.batch.keys():  # noqa: SIM118 (a TensorDict has no `in` of its own)
             fields[name] = data.batch[name]
         elif name in data.non_tensor_batch:
             fields[name] = data.non_tensor_batch[name]
-        elif parameter.default is parameter.empty:
-            held = sorted([*data.batch.keys(), *data.non_tensor_batch])
-            raise KeyError(
-                f"advantage estimator {estimator.__name__!r} asks for {name!r}, which this batch does not hold. "
-                f"It holds: {', '.join(held)}."
-                + (" The reference policy is off: set algorithm.use_kl_in_reward=True." if "ref" in name else "")
-            )
     return fields
+
+
+def _named_fields(estimator: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(estimator).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in _PASSED_BY_VERL
+    }
+
+
+def _require_all(estimator: Callable[..., Any], given: Mapping[str, Any], data: Any) -> None:
+    """Raise KeyError for a parameter without a default that neither verl nor the batch provides."""
+    for name, parameter in _named_fields(estimator).items():
+        if name in given or parameter.default is not parameter.empty:
+            continue
+        held = sorted([*data.batch.keys(), *data.non_tensor_batch])
+        hint = ""
+        if name == "ref_log_prob":
+            hint = " Switch the reference policy on: algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.0"
+        raise KeyError(
+            f"advantage estimator {estimator.__name__!r} asks for {name!r}, which this batch does not hold. "
+            f"It holds: {', '.join(held)}.{hint}"
+        )
 
 
 def _remember_batch(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,8 +91,13 @@ def _bind_fields(original: Callable[..., Any]) -> Callable[..., Any]:
         data = _batch_in_hand.get()
         if data is None:
             return estimator
-        # Keywords of the later call win over those bound here.
-        return functools.partial(estimator, **fields_named_by(estimator, data))
+
+        def with_fields(**passed_by_verl: Any) -> Any:
+            given = {**fields_named_by(estimator, data), **passed_by_verl}
+            _require_all(estimator, given, data)
+            return estimator(**given)
+
+        return with_fields
 
     return get_adv_estimator_fn
 

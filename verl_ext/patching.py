@@ -8,14 +8,19 @@ raises `PatchError`: a moved target must end the run, not change its meaning.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
 _MARK = "__verl_ext_patch__"
+
+# Every module that a patch waits for, for `check_modules_exist`.
+_awaited: set[str] = set()
 
 
 class PatchError(RuntimeError):
@@ -24,7 +29,26 @@ class PatchError(RuntimeError):
 
 def on_import(module: str, apply: Callable[[ModuleType], None]) -> None:
     """Call ``apply(module)`` when ``module`` is imported, or now if it already is."""
+    _awaited.add(module)
     wrapt.register_post_import_hook(apply, module)
+
+
+def check_modules_exist() -> None:
+    """Raise `PatchError` if a module that a patch waits for is gone: its import would never come.
+
+    Looks for files, so that nothing is imported. Packages that are not installed are left out.
+    """
+    for module in sorted(_awaited):
+        package, *inner = module.split(".")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            continue
+        paths = [Path(location, *inner) for location in spec.submodule_search_locations]
+        if not any(path.is_dir() or path.with_suffix(".py").is_file() for path in paths):
+            raise PatchError(
+                f"a patch of verl_ext waits for the module {module}, which the installed {package} does not have. "
+                "Install the versions of requirements.txt, or update the patch."
+            )
 
 
 def target(owner: Any, name: str, patch: str) -> Any:

@@ -25,6 +25,7 @@ def _load() -> None:
         estimator_metrics,
         poll_interval,
         preflight,
+        resume,
         tracking,
         weight_socket,
     )
@@ -36,6 +37,7 @@ def _load() -> None:
         estimator_metrics,
         poll_interval,
         preflight,
+        resume,
         tracking,
         weight_socket,
     ):

@@ -10,7 +10,20 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from verl_ext import config_checks
+from verl_ext.config_checks import ConfigError
 from verl_ext.patching import on_import, target, wrap
+
+
+def check(config: Any) -> None:
+    """Raise `ConfigError` for an interval that is not a number of seconds above 0."""
+    interval = OmegaConf.select(config, "trainer.v1.sampler.poll_interval")
+    if interval is None:
+        return
+    if not isinstance(interval, int | float) or isinstance(interval, bool) or not interval > 0:
+        raise ConfigError(f"trainer.v1.sampler.poll_interval={interval!r}: must be a number of seconds above 0.")
 
 
 def _set_interval(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,8 +31,6 @@ def _set_interval(original: Callable[..., Any]) -> Callable[..., Any]:
         buffer = original(self)
         interval = self.config.trainer.v1.sampler.get("poll_interval", None)
         if interval is not None:
-            if not isinstance(interval, int | float) or isinstance(interval, bool) or not interval > 0:
-                raise ValueError(f"trainer.v1.sampler.poll_interval={interval!r}: must be a number of seconds above 0.")
             target(buffer, "poll_interval", __name__)
             buffer.poll_interval = float(interval)
         return buffer
@@ -32,4 +43,5 @@ def _apply(module: ModuleType) -> None:
 
 
 def install() -> None:
+    config_checks.register(check)
     on_import("verl.trainer.ppo.v1.trainer_base", _apply)

@@ -1,11 +1,14 @@
 """Files, prompts and ports that a run needs, checked before Ray starts.
 
 verl finds these faults minutes later, in a worker, with a traceback of Ray's. Only what can be
-decided without the network is checked: a model that is not a local path is left to the hub.
+decided without the network is checked: a model that is not a local path is left to the hub, a dataset
+class of one's own to itself. ``VERL_EXT_PREFLIGHT=0`` switches these checks off, for a launch host that
+does not see the workers' files.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterable
@@ -23,11 +26,15 @@ _PROMPTS_COUNTED = 1000
 
 def check(config: Any) -> None:
     """Raise `ConfigError` naming key, value and remedy for the first fault found."""
+    if os.environ.get("VERL_EXT_PREFLIGHT", "1") == "0":
+        return
+    _check_ports(config)
     model = _check_model(config)
+    if OmegaConf.select(config, "data.custom_cls.path"):
+        return
     for key in ("data.train_files", "data.val_files"):
         for path in _paths(OmegaConf.select(config, key)):
             _check_data_file(config, key, path, model)
-    _check_ports(config)
 
 
 def _paths(files: Any) -> list[str]:
@@ -88,25 +95,30 @@ def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
             import pyarrow.parquet
 
             names = pyarrow.parquet.read_schema(path).names
-            rows: Any = pyarrow.parquet.read_table(path, columns=[column]) if column in names else None
+            prompts = pyarrow.parquet.read_table(path, columns=[column])[column].to_pylist() if column in names else []
         elif path.endswith((".json", ".jsonl")):
-            import pyarrow.json
-
-            if Path(path).stat().st_size == 0:
+            rows = _read_json(path)
+            if not rows:
                 return []
-            rows = pyarrow.json.read_json(path)
-            if rows.num_rows == 0:
-                return []
-            names = rows.column_names
+            names = list(rows[0])
+            prompts = [row.get(column) for row in rows]
         else:
             raise ConfigError(f"{key}={path}: verl reads .parquet, .json and .jsonl.")
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{key}={path}: cannot be read ({error}). Write the file again.") from None
     if column not in names:
         raise ConfigError(f"{key}={path}: no column {column!r} (data.prompt_key); the file has {', '.join(names)}.")
-    return rows.column(column).to_pylist()
+    return prompts
+
+
+def _read_json(path: str) -> list[dict[str, Any]]:
+    """Rows of a JSON array or of one object a line, the forms that verl's reader takes."""
+    text = Path(path).read_text()
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], model: str) -> None:
@@ -118,10 +130,7 @@ def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], model: str
     sizes = [(_bytes_of(prompt), row) for row, prompt in enumerate(prompts)]
     longest = sorted(sizes, reverse=True)[:_PROMPTS_COUNTED]
 
-    from transformers import AutoTokenizer
-
-    trust = config.actor_rollout_ref.model.get("trust_remote_code", False)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust)
+    tokenizer = _tokenizer(config, model)
     options = OmegaConf.to_container(config.data.get("apply_chat_template_kwargs", None) or OmegaConf.create({}))
     counted = {row: _count_tokens(tokenizer, prompts[row], options) for _, row in longest}
     over = [row for row, tokens in counted.items() if tokens > limit]
@@ -146,10 +155,28 @@ def _bytes_of(prompt: Any) -> int:
     return sum(len(str(message.get("content", "")).encode(errors="replace")) for message in prompt or [])
 
 
+def _tokenizer(config: Any, model: str) -> Any:
+    """The tokenizer that verl will use."""
+    from transformers import AutoTokenizer
+
+    settings = config.actor_rollout_ref.model
+    path = os.path.expanduser(settings.get("tokenizer_path", None) or model)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.get("trust_remote_code", False))
+    if template := settings.get("custom_chat_template", None):
+        tokenizer.chat_template = template
+    return tokenizer
+
+
 def _count_tokens(tokenizer: Any, prompt: Any, options: Any) -> int:
+    """Tokens of one prompt; 0 where only verl's own reader can say (no template, a row of another form)."""
+    import jinja2
+
     if isinstance(prompt, str):
         return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **options)
+    try:
+        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **options)
+    except (ValueError, TypeError, KeyError, AttributeError, jinja2.TemplateError):
+        return 0
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -1,27 +1,39 @@
-"""Before a run resumes: the latest checkpoint must be whole, and no older than its history says.
+"""Before a run resumes: nobody else writes there, and the checkpoint fits the history.
 
 verl writes ``latest_checkpointed_iteration.txt`` in place, so a kill can leave it empty; and it
 saves a step's checkpoint before it logs that step, so a kill between the two would leave a gap in
-the metrics. `align` mends both by pointing the tracker file at an earlier checkpoint.
+the metrics. `align` mends both by pointing the tracker file at an earlier checkpoint. `hold` keeps a
+new run from reading what the trainer of a killed one is still writing.
+
+Waits for upstream: an atomic tracker file, written after the step's metrics.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from verl_ext.patching import on_import, target, wrap
 from verl_ext.tracking import metrics_path, read_rows
 
 _TRACKER = "latest_checkpointed_iteration.txt"
+_LOCK = ".verl_ext.lock"
+
+# Ray ends the processes of a killed driver within some seconds.
+LOCK_TIMEOUT_S = 60.0
 
 
 def complete_checkpoints(directory: Path) -> list[int]:
     """Steps of the checkpoints in ``directory`` that verl finished writing, ascending.
 
-    ``data.pt`` is the last file of a checkpoint; ``actor`` goes when verl prunes it.
+    ``data.pt`` follows the weights; ``actor`` goes when verl prunes it.
     """
     steps = []
     for folder in directory.glob("global_step_*"):
@@ -81,3 +93,61 @@ def align(config: Any) -> int | None:
     keeps_file = "file" in ([loggers] if isinstance(loggers, str) else list(loggers))
     metrics = Path(metrics_path(config.trainer.project_name, config.trainer.experiment_name)) if keeps_file else None
     return align_history(Path(config.trainer.default_local_dir), metrics)
+
+
+def hold(directory: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Any:
+    """Take the lock of a run's checkpoint folder; the kernel gives it back when this process ends.
+
+    A trainer whose driver was killed may still be writing for some seconds.
+
+    Args:
+        directory: ``trainer.default_local_dir``; made if it is not there.
+        timeout_s: how long to wait for another process, in seconds.
+
+    Returns:
+        The open lock file; keep it as long as the folder is written to.
+
+    Raises:
+        RuntimeError: another run still writes there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / _LOCK).open("w")
+    deadline = time.monotonic() + timeout_s
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise RuntimeError(
+                    f"trainer.default_local_dir={directory}: another run still writes there after {timeout_s:.0f} s. "
+                    "Give this run a folder of its own, or end the other."
+                ) from None
+            if not told:
+                print(f"waiting for another run to leave {directory}", flush=True)
+                told = True
+            time.sleep(0.2)
+        except OSError as error:
+            # Some network file systems have no locks.
+            print(f"warning: {directory} cannot be locked ({error}); do not start two runs there.", file=sys.stderr)
+            return lock
+        else:
+            return lock
+
+
+def _align_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _load_checkpoint(self: Any) -> Any:
+        self.verl_ext_lock = hold(Path(self.config.trainer.default_local_dir))
+        align(self.config)
+        return original(self)
+
+    return _load_checkpoint
+
+
+def _apply(module: ModuleType) -> None:
+    wrap(target(module, "PPOTrainer", __name__), "_load_checkpoint", _align_first, patch=__name__)
+
+
+def install() -> None:
+    on_import("verl.trainer.ppo.v1.trainer_base", _apply)

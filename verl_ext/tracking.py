@@ -86,6 +86,9 @@ class HistoryFile:
             return False
         rows, torn = read_rows(self.path)
         last_valid = step if opening_validation else step - 1
+        # Nothing is resumed at the very first step: what is here belongs to a run of its own.
+        if step == 0 or (step == 1 and not opening_validation):
+            last_valid = -1
         kept = [row for row in rows if row["step"] <= last_valid]
         void = [row for row in rows if row["step"] > last_valid]
         joined = False
@@ -175,7 +178,10 @@ def _tensorboard_log(original: Callable[..., None]) -> Callable[..., None]:
             directory = self.writer.log_dir
             self.writer.close()
             first_void = step
-            if _TRAINING_KEY not in data:
+            if step <= 1 and (step == 0 or _TRAINING_KEY in data):
+                # Nothing is resumed: the curve here belongs to a run of its own.
+                first_void = 0
+            elif _TRAINING_KEY not in data:
                 # An opening validation leaves the values of its step valid, and only adds to them.
                 first_void = step + 1
                 shown = _tags_at(directory, step)

@@ -49,15 +49,26 @@ OUT=${OUT:-$ROOT/$NAME}
 if [[ $FRESH == 1 ]]; then rm -rf "$OUT"; fi
 mkdir -p "$OUT"
 
-SETTINGS="{\"method\": \"$METHOD\", \"beta\": $BETA, \"lr\": $LR, \"seed\": $SEED, \"steps\": $STEPS, \"heldout_n\": $HELDOUT_N}"
-if [[ -f $OUT/summary.md && $(cat "$OUT/run.json") == "$SETTINGS" ]]; then
+# What this run is: a folder holds one run, and is never continued as another
+SETTINGS=$(METHOD=$METHOD BETA=$BETA LR=$LR SEED=$SEED STEPS=$STEPS HELDOUT_N=$HELDOUT_N RANKS=$RANKS \
+  python -m examples.arithmetic.settings "$@")
+if [[ -f $OUT/run.json && $(cat "$OUT/run.json") != "$SETTINGS" ]]; then
+  echo "$OUT holds a run with other settings:" >&2
+  diff <(cat "$OUT/run.json") <(echo "$SETTINGS") >&2 || true
+  echo "Set OUT= to another folder to keep it, or FRESH=1 to replace it." >&2
+  exit 2
+fi
+if [[ -f $OUT/summary.md ]]; then
   echo "$OUT is finished (FRESH=1 trains it again):"
   python -m examples.arithmetic.summary "$OUT"
   exit 0
 fi
 
-python -m examples.arithmetic.make_data --out "$DATA" --heldout "$HELDOUT_N"
-python -m examples.arithmetic.make_model --data "$DATA" --out "$BASE" --seed "$SEED"
+if ! python -m examples.arithmetic.make_data --out "$DATA" --heldout "$HELDOUT_N" ||
+   ! python -m examples.arithmetic.make_model --data "$DATA" --out "$BASE" --seed "$SEED"; then
+  echo "Set ROOT= to another folder to make data and base model anew." >&2
+  exit 2
+fi
 
 echo "$SETTINGS" > "$OUT/run.json"
 # Absolute: Ray's workers need not share this folder
@@ -122,8 +133,12 @@ python -m recipe.spro.main_spro +stack=cpu \
   "${METHOD_ARGS[@]}" "${DATA_ARGS[@]}" "${MODEL_ARGS[@]}" "${ROLLOUT_ARGS[@]}" "${REWARD_ARGS[@]}" \
   "${TRAINER_ARGS[@]}" "$@" >> "$OUT/train.log" 2>&1 || status=$?
 
-kill "$WATCH" 2>/dev/null || true
-wait "$WATCH" 2>/dev/null || true
+if [[ $status == 0 ]]; then
+  # It ends by itself once the last step is shown
+  wait "$WATCH" 2>/dev/null || true
+else
+  kill "$WATCH" 2>/dev/null || true
+fi
 if [[ $status != 0 ]]; then
   echo "training ended with status $status; the last lines of $OUT/train.log:" >&2
   tail -n 15 "$OUT/train.log" >&2

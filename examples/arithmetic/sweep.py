@@ -25,7 +25,7 @@ import orjson
 
 from examples.arithmetic.watch import ACCURACY
 
-LEARNING_RATES = ("3e-5", "1e-4", "3e-4")
+LEARNING_RATES = ("5e-5", "1e-4", "2e-4")
 BETAS = ("0.001", "0.003", "0.01", "0.03", "0.1")
 SEEDS = (0, 1, 2)
 KEPT = Path("docs/runs/arithmetic")

@@ -6,6 +6,7 @@ python -m examples.arithmetic.watch RUN_DIR --steps 80
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -63,7 +64,9 @@ def watch(run: Path, steps: int) -> Iterator[str]:
     position = log.stat().st_size if log.exists() else 0
     shown = max((row["step"] for row in read_rows(metrics)[0]), default=-1) if metrics.exists() else -1
     began, first = time.monotonic(), None
-    while shown < steps:
+    parent = os.getppid()
+    # Whoever started this is gone when the parent changes.
+    while shown < steps and os.getppid() == parent:
         lines, position = new_lines(log, position)
         for phrase, message in PHASES.items():
             if any(phrase in line for line in lines):

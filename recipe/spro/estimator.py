@@ -12,7 +12,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import spro_advantage
 from recipe.spro.metrics import process_metrics
-from recipe.spro.requirements_check import LOW_PRECISION
+from recipe.spro.requirements_check import BYPASS_MODE, LOW_PRECISION
 from recipe.spro.settings import SproSettings
 from verl_ext.estimator_metrics import current_step, record
 
@@ -45,6 +45,7 @@ def compute_spro_advantage(
 
     Raises:
         TypeError: log-probs below float32; the message names the overrides that mend it.
+        ValueError: log-probs of the rollout engine that were not allowed; a non-finite value at a valid place.
     """
     del token_level_rewards
     for name, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
@@ -52,6 +53,10 @@ def compute_spro_advantage(
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
     settings = _settings(config)
+    # The configuration was checked before Ray started; an entry of one's own may have left that out.
+    correction = config.get("rollout_correction", None) if config is not None else None
+    if correction and correction.get("bypass_mode", False) and not settings.allow_rollout_log_probs:
+        raise ValueError(BYPASS_MODE)
     outcome_rewards = token_level_scores.sum(dim=-1)
     advantages, parts = spro_advantage(
         old_log_probs,

@@ -12,45 +12,49 @@ from typing import Any
 
 PLUGIN = "recipe.spro.plugin"
 
+_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
 
-def _load_plugin_everywhere() -> None:
-    """Have `import verl` load the plugin here and in every process that inherits this environment."""
-    modules = [name for name in os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",") if name]
-    if PLUGIN not in modules:
-        os.environ["VERL_USE_EXTERNAL_MODULES"] = ",".join([*modules, PLUGIN])
+
+def _with_plugin(modules: str) -> str:
+    """The comma-separated modules, with the plugin among them."""
+    names = [name for name in modules.split(",") if name]
+    return ",".join(names if PLUGIN in names else [*names, PLUGIN])
+
+
+def _ask_for_the_cpu_stack() -> None:
+    """``+stack=cpu`` asks for verl_ext.cpu, which acts only where there is no accelerator."""
+    from verl_ext import cpu
+
+    if sign := cpu.accelerator():
+        sys.exit(f"configuration error: +stack=cpu is for machines without an accelerator, and this one has {sign}.")
+    os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 
 def _forward_plugin_to_other_nodes(config: Any) -> None:
     """Have Ray set the variable for its workers, which inherit this process's environment on this node only."""
     from omegaconf import OmegaConf
 
-    key = "ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES"
-    OmegaConf.update(config, key, os.environ["VERL_USE_EXTERNAL_MODULES"], force_add=True)
+    key = f"ray_kwargs.ray_init.runtime_env.env_vars.{_VARIABLE}"
+    asked = OmegaConf.select(config, key) or os.environ[_VARIABLE]
+    OmegaConf.update(config, key, _with_plugin(asked), force_add=True)
 
 
 def main() -> None:
-    """Compose the configuration, check it, and run verl's trainer."""
+    """Compose the configuration and hand it to verl's own entry, which checks it and trains."""
     if "+stack=cpu" in sys.argv:
-        os.environ.setdefault("VERL_PLATFORM", "cpu")
-    _load_plugin_everywhere()
+        _ask_for_the_cpu_stack()
+    # `import verl` loads the plugin here and in every process that inherits this environment.
+    os.environ[_VARIABLE] = _with_plugin(os.environ.get(_VARIABLE, ""))
 
     # After the environment is set: verl reads it when it is imported.
     import hydra
     from verl.trainer import main_ppo
 
-    from verl_ext import resume
-
     @hydra.main(config_path="config", config_name="spro_trainer", version_base=None)
     def run(config: Any) -> None:
-        main_ppo.auto_set_device(config)
-        main_ppo.validate_config(
-            config=config,
-            use_reference_policy=main_ppo.need_reference_policy(config),
-            use_critic=main_ppo.need_critic(config),
-        )
-        resume.align(config)
         _forward_plugin_to_other_nodes(config)
-        main_ppo.run_ppo(config, task_runner_class=main_ppo.TaskRunnerV1)
+        # verl's entry without its own hydra.main around it.
+        main_ppo.main.__wrapped__(config)
 
     run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,6 +19,12 @@ REFERENCE_OVERRIDES = "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef
 FLOAT32_OVERRIDES = " ".join(
     f"'++actor_rollout_ref.{role}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}'"
     for role in ("actor", "ref")
+)
+
+BYPASS_MODE = (
+    "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR would "
+    "sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it with "
+    "++algorithm.spro.allow_rollout_log_probs=true"
 )
 
 LOW_PRECISION = (
@@ -74,11 +81,17 @@ def _check_reward_kl(config: Any) -> None:
 def _check_bypass_mode(config: Any, settings: SproSettings) -> None:
     if not OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode") or settings.allow_rollout_log_probs:
         return
-    raise ConfigError(
-        "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR would "
-        "sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it with "
-        "++algorithm.spro.allow_rollout_log_probs=true"
-    )
+    raise ConfigError(BYPASS_MODE)
+
+
+def _flash_attn_may_be_used(config: Any) -> bool:
+    """False only where it is certain: this environment is the workers', and lacks flash-attn or switches it off."""
+    if os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address"):
+        # The workers' nodes may have what this one has not.
+        return True
+    if os.environ.get("VERL_DISABLE_FLASH_ATTN_CE", "0") == "1":
+        return False
+    return importlib.util.find_spec("flash_attn") is not None
 
 
 def _check_precision(config: Any) -> None:
@@ -88,7 +101,7 @@ def _check_precision(config: Any) -> None:
         return
     if OmegaConf.select(config, "actor_rollout_ref.model.use_fused_kernels"):
         return
-    if importlib.util.find_spec("flash_attn") is not None:
+    if _flash_attn_may_be_used(config):
         return
     for role in ("actor", "ref"):
         key = f"actor_rollout_ref.{role}.fsdp_config.mixed_precision"
@@ -96,6 +109,6 @@ def _check_precision(config: Any) -> None:
         dtype = mixed_precision.get("param_dtype", "bf16") if mixed_precision is not None else "bf16"
         if str(dtype) not in ("fp32", "float32", "32"):
             raise ConfigError(
-                f"{key}.param_dtype is {dtype} and flash-attn is not installed, so verl would return {dtype} "
+                f"{key}.param_dtype is {dtype} and flash-attn is not used, so verl would return {dtype} "
                 f"log-probs. {LOW_PRECISION}"
             )

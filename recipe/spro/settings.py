@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from recipe.spro.advantage.interface import BASELINES, PROCESSES, SIGNS
+
 _GROUP = "algorithm.spro"
 
 
@@ -50,10 +52,10 @@ class SproSettings:
             self.max_process_share,
             "null (no bound, the paper's form) or a finite number > 0",
         )
-        _require_one_of("baseline", self.baseline, ("group", "loo", "none"))
-        _require_one_of("process", self.process, ("prefix", "token", "suffix"))
+        _require_one_of("baseline", self.baseline, BASELINES)
+        _require_one_of("process", self.process, PROCESSES)
         _require(
-            self.process_sign in (1, -1) and not isinstance(self.process_sign, bool),
+            self.process_sign in SIGNS and not isinstance(self.process_sign, bool),
             "process_sign",
             self.process_sign,
             "1 or -1",

@@ -30,8 +30,8 @@ _ENVIRONMENT = {
 }
 
 
-def _accelerator() -> str | None:
-    """The first sign of an accelerator on this machine, or None."""
+def accelerator() -> str | None:
+    """The first sign of an accelerator on this machine (a tool or a device file), or None."""
     for tool in _ACCELERATOR_TOOLS:
         if path := shutil.which(tool):
             return path
@@ -56,7 +56,7 @@ def no_accelerator() -> bool:
     asked = os.environ.get("VERL_PLATFORM", "").strip().lower()
     if asked not in ("", "cpu"):
         return False
-    if sign := _accelerator():
+    if sign := accelerator():
         if asked:
             print(
                 f"VERL_PLATFORM=cpu is ignored by verl_ext: there is an accelerator ({sign}). "
