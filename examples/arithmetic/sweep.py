@@ -21,16 +21,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
-from examples.arithmetic.watch import ACCURACY
+from examples.arithmetic import summary
 
 LEARNING_RATES = ("5e-5", "1e-4", "2e-4")
 BETAS = ("0.001", "0.003", "0.01", "0.03", "0.1")
 SEEDS = (0, 1, 2)
 KEPT = Path("docs/runs/arithmetic")
 
-# The demo's beta: the largest one whose mean is at most this far below GRPO's.
+STEPS = 80
+HELDOUT_N = 1000
+
+# The demo's beta: the largest one whose mean over the seeds is at most this far below GRPO's.
 TOLERANCE = 0.02
 
 # Collapse: held-out accuracy below half of its best so far in two consecutive evaluations, not recovered by the end.
@@ -60,7 +61,6 @@ class Result:
     run: Run
     before: float
     after: float
-    best: float
     curve: list[tuple[int, float]]
     share: float | None
     collapsed: bool
@@ -81,21 +81,39 @@ def read_result(run: Run, path: Path) -> Result:
     Raises:
         ValueError: the run has no evaluation.
     """
-    with gzip.open(path, "rb") as file:
-        rows = [orjson.loads(line) for line in file]
-    curve = [(row["step"], row["data"][ACCURACY]) for row in rows if ACCURACY in row["data"]]
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    steps = {
+        row["step"]: {key: float(x) for key, x in row["data"].items() if isinstance(x, int | float)} for row in rows
+    }
+    metrics = summary.Run(run.name, {}, steps)
+    curve = list(zip(*metrics.series(*summary.ACCURACY_KEYS), strict=True))
     if not curve:
-        raise ValueError(f"{path} holds no held-out accuracy ({ACCURACY})")
-    shares = [row["data"]["spro/process_share"] for row in rows if "spro/process_share" in row["data"]]
+        raise ValueError(f"{path} holds no held-out accuracy ({summary.ACCURACY_KEYS[0]})")
     return Result(
         run=run,
         before=curve[0][1],
         after=curve[-1][1],
-        best=max(accuracy for _, accuracy in curve),
         curve=curve,
-        share=statistics.median(shares) if shares else None,
+        share=metrics.warm_median(summary.SHARE),
         collapsed=collapsed(curve),
     )
+
+
+def check_kept(run: Run, kept: Path, steps: int) -> None:
+    """Raise ValueError unless a kept run was made as this sweep would make it."""
+    settings = json.loads(kept.with_name(kept.name.replace(".jsonl.gz", ".json")).read_text())
+    wanted = {
+        "method": run.method,
+        "lr": float(run.lr),
+        "seed": run.seed,
+        "steps": steps,
+        "heldout_n": HELDOUT_N,
+        "beta": None if run.beta is None else float(run.beta),
+    }
+    wrong = {key: settings.get(key) for key, value in wanted.items() if settings.get(key) != value}
+    if wrong:
+        raise ValueError(f"{kept} was made with {wrong}, this sweep wants {wanted}: move it away to train it anew.")
 
 
 def train(run: Run, root: Path, steps: int) -> Path:
@@ -106,16 +124,19 @@ def train(run: Run, root: Path, steps: int) -> Path:
     """
     kept = KEPT / f"{run.name}.jsonl.gz"
     if kept.exists():
+        check_kept(run, kept, steps)
         return kept
-    environment = {
-        **os.environ,
+    # A run of the sweep takes nothing from the settings of a run.
+    own = ("SWEEP", "OUT", "FRESH", "RANKS", "TEST_FREQ", "SAVE_FREQ", "BETA")
+    environment = {key: value for key, value in os.environ.items() if key not in own}
+    environment |= {
         "METHOD": run.method,
         "LR": run.lr,
         "SEED": str(run.seed),
         "STEPS": str(steps),
+        "HELDOUT_N": str(HELDOUT_N),
         "ROOT": str(root),
     }
-    environment.pop("SWEEP", None)
     if run.beta is not None:
         environment["BETA"] = run.beta
     subprocess.run(["bash", "examples/arithmetic/run.sh"], env=environment, check=True)
@@ -134,12 +155,19 @@ def keep(run_dir: Path, kept: Path) -> None:
 
 
 def choose_beta(results: dict[str, list[Result]], grpo: list[Result]) -> str | None:
-    """The largest beta whose mean final accuracy is within `TOLERANCE` of GRPO's or above, all seeds run."""
+    """The largest beta whose mean final accuracy is within `TOLERANCE` of GRPO's or above.
+
+    Over all of `SEEDS`, for GRPO as well, and none of them collapsed; None if no beta is.
+    """
+    if len(grpo) < len(SEEDS):
+        return None
     reference = statistics.mean(result.after for result in grpo)
     fine = [
         beta
         for beta, of_beta in results.items()
-        if len(of_beta) == len(grpo) and statistics.mean(result.after for result in of_beta) >= reference - TOLERANCE
+        if len(of_beta) == len(SEEDS)
+        and not any(result.collapsed for result in of_beta)
+        and statistics.mean(result.after for result in of_beta) >= reference - TOLERANCE
     ]
     return max(fine, key=float) if fine else None
 
@@ -156,7 +184,7 @@ def table(title: str, rows: list[tuple[str, list[Result]]]) -> str:
         gain = statistics.mean(result.after - result.before for result in results)
         shares = [result.share for result in results if result.share is not None]
         share = f"{statistics.median(shares):.4f}" if shares else "-"
-        if shares and statistics.median(shares) < 0.01:
+        if shares and statistics.median(shares) < summary.GRPO_BELOW:
             share += " (shows GRPO, not SPRO)"
         gone = f"{sum(result.collapsed for result in results)} of {len(results)}"
         lines.append(f"| {label} | {before} | {after} | {100 * gain:+.1f} points | {share} | {gone} |")
@@ -216,7 +244,7 @@ def main() -> None:
     """Train what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--root", type=Path, default=Path("outputs/arithmetic"))
-    parser.add_argument("--steps", type=int, default=int(os.environ.get("STEPS", "80")))
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", help="learning rate for the betas; default: GRPO's best at seed 0")
     parser.add_argument("--betas", nargs="*", default=list(BETAS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,11 +160,14 @@ def killed_and_resumed_run(base: Path, tmp_path_factory: pytest.TempPathFactory)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
         rows_at_kill = run.rows
-        (run.folder / "survivors.txt").write_text("\n".join(run.wait_until_gone()))
         (run.folder / "steps_at_kill.txt").write_text(" ".join(str(row["step"]) for row in rows_at_kill))
         (run.folder / "log.txt").rename(run.folder / "log-before-kill.txt")
+        # At once, while processes of the killed run may still be there.
+        killed, run.marker = run.marker, uuid.uuid4().hex
         status = run.finish()
         assert status == 0, run.log[-6000:]
+        left = [*run.survivors_of(killed), *run.wait_until_gone()]
+        (run.folder / "survivors.txt").write_text("\n".join(left))
         yield run
     finally:
         run.wait_until_gone()

@@ -78,7 +78,11 @@ class Run:
 
     def survivors(self) -> list[str]:
         """Command lines of this run's processes that are alive."""
-        return [command for _, command in _processes_with(self.marker)]
+        return self.survivors_of(self.marker)
+
+    def survivors_of(self, marker: str) -> list[str]:
+        """Command lines of the processes of a start, told by its marker."""
+        return [command for _, command in _processes_with(marker)]
 
     def wait_until_gone(self, timeout_s: float = 60) -> list[str]:
         """Wait for this run's processes to end; returns those that did not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.e2e.stack import make_run
@@ -16,6 +17,21 @@ CASES = {
     ),
     "unknown key": (["+algorithm.spro.betta=0.1"], ["algorithm.spro.betta=0.1", "algorithm.spro.beta"]),
     "missing data": (["data.train_files=nowhere.parquet"], ["data.train_files=nowhere.parquet"]),
+    "missing model": (["actor_rollout_ref.model.path=/nowhere/model"], ["actor_rollout_ref.model.path=/nowhere/model"]),
+    "empty data": (["data.val_files={empty}"], ["data.val_files=", "the file has no rows"]),
+    "prompt too long": (
+        ["data.max_prompt_length=5"],
+        ["data.max_prompt_length=5: row 31 of", "a prompt of 8 tokens", "data.filter_overlong_prompts=True"],
+    ),
+    "KL in the reward": (["algorithm.kl_ctrl.kl_coef=0.01"], ["Set algorithm.kl_ctrl.kl_coef=0.0"]),
+    "bypass mode": (
+        ["algorithm.rollout_correction.bypass_mode=True"],
+        ["Set algorithm.rollout_correction.bypass_mode=False"],
+    ),
+    "low precision": (
+        ["actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=bf16"],
+        ["++actor_rollout_ref.ref.fsdp_config.mixed_precision={{param_dtype:fp32"],
+    ),
     "unmerged LoRA": (["actor_rollout_ref.model.lora_rank=8"], ["actor_rollout_ref.model.lora.merge=True"]),
     "port in use": (["+ray_kwargs.ray_init.dashboard_port={port}"], ["ray_kwargs.ray_init.dashboard_port={port}"]),
 }
@@ -24,11 +40,13 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_one_message_before_ray_starts(case: str, base: Path, tmp_path: Path) -> None:
     overrides, expected = CASES[case]
+    empty = tmp_path / "empty.parquet"
+    pd.read_parquet(base / "heldout.parquet").head(0).to_parquet(empty)
     with socket.socket() as occupied:
         occupied.bind(("", 0))
         occupied.listen()
         port = occupied.getsockname()[1]
-        run = make_run(base, tmp_path, *(override.format(port=port) for override in overrides))
+        run = make_run(base, tmp_path, *(override.format(port=port, empty=empty) for override in overrides))
         assert run.finish(timeout_s=120) == 1
     for text in expected:
         assert text.format(port=port) in run.log

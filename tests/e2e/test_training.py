@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recipe.spro.advantage import spro_advantage_naive
+from recipe.spro.settings import SproSettings
 from tests.e2e.stack import STEPS, Run
 
 SPRO_METRICS = (
@@ -55,7 +56,7 @@ def test_advantages_used_equal_the_oracle(name: str, step: int, request: pytest.
         batch["response_mask"],
         batch["rm_scores"].sum(-1),
         np.array(batch["uid"], dtype=object),
-        beta=0.01,
+        beta=SproSettings().beta,
     )
     assert isinstance(expected, torch.Tensor)
     assert batch["advantages"].dtype == torch.float32

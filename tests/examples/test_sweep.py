@@ -12,9 +12,11 @@ from examples.arithmetic import sweep, watch
 from examples.arithmetic.sweep import Result, Run
 
 
-def result(after: float, *, beta: str | None = None, seed: int = 0, share: float | None = None) -> Result:
+def result(
+    after: float, *, beta: str | None = None, seed: int = 0, share: float | None = None, collapsed: bool = False
+) -> Result:
     run = Run("spro" if beta else "grpo", "1e-4", seed, beta)
-    return Result(run, 0.5, after, max(0.5, after), [(0, 0.5), (20, after)], share, False)
+    return Result(run, 0.5, after, [(0, 0.5), (20, after)], share, collapsed)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +37,25 @@ def test_collapse_is_two_evaluations_below_half_and_no_recovery(accuracies: list
     assert sweep.collapsed([(20 * index, accuracy) for index, accuracy in enumerate(accuracies)]) is expected
 
 
+def seeds(accuracies: list[float], beta: str | None = None, *, collapsed: bool = False) -> list[Result]:
+    return [result(x, beta=beta, seed=seed, collapsed=collapsed) for seed, x in enumerate(accuracies)]
+
+
 def test_the_largest_beta_within_the_tolerance_is_chosen() -> None:
-    grpo = [result(0.80), result(0.70, seed=1)]
+    grpo = seeds([0.80, 0.70, 0.75])
     by_beta = {
-        "0.01": [result(0.80, beta="0.01"), result(0.70, beta="0.01", seed=1)],
-        "0.03": [result(0.75, beta="0.03"), result(0.72, beta="0.03", seed=1)],
-        "0.1": [result(0.80, beta="0.1"), result(0.10, beta="0.1", seed=1)],
+        "0.01": seeds([0.80, 0.70, 0.75], "0.01"),
+        "0.03": seeds([0.75, 0.72, 0.73], "0.03"),
+        "0.1": seeds([0.80, 0.10, 0.75], "0.1"),
     }
     assert sweep.choose_beta(by_beta, grpo) == "0.03"
-    # A beta without all seeds has not been shown to hold.
-    by_beta["0.1"] = [result(0.99, beta="0.1")]
+    # A beta without all seeds has not been shown to hold, nor has one that collapsed.
+    by_beta["0.1"] = seeds([0.99], "0.1")
     assert sweep.choose_beta(by_beta, grpo) == "0.03"
-    assert sweep.choose_beta({"0.1": [result(0.1, beta="0.1"), result(0.1, beta="0.1")]}, grpo) is None
+    by_beta["0.1"] = seeds([0.99, 0.99, 0.99], "0.1", collapsed=True)
+    assert sweep.choose_beta(by_beta, grpo) == "0.03"
+    assert sweep.choose_beta({"0.1": seeds([0.1, 0.1, 0.1], "0.1")}, grpo) is None
+    assert sweep.choose_beta(by_beta, grpo[:2]) is None
 
 
 def test_the_table_says_when_a_run_shows_grpo() -> None:
@@ -62,18 +71,23 @@ def test_a_run_is_kept_the_same_each_time_and_read_back(tmp_path: Path) -> None:
     folder.mkdir()
     rows = [
         {"step": 0, "data": {watch.ACCURACY: 0.5}},
-        {"step": 1, "data": {"spro/process_share": 0.04}},
-        {"step": 2, "data": {watch.ACCURACY: 0.6, "spro/process_share": 0.02}},
+        # Not warm: left out of the share, as in the summary.
+        {"step": 2, "data": {"spro/process_share": 0.9}},
+        {"step": 3, "data": {"spro/process_share": 0.04}},
+        {"step": 4, "data": {watch.ACCURACY: 0.6, "spro/process_share": 0.02}},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "run.json").write_text("{}\n")
+    settings = {"method": "spro", "lr": 1e-4, "seed": 0, "beta": 0.03, "steps": 80, "heldout_n": 1000}
+    (folder / "run.json").write_text(json.dumps(settings))
     kept = tmp_path / "kept" / f"{run.name}.jsonl.gz"
     sweep.keep(folder, kept)
     first = kept.read_bytes()
     sweep.keep(folder, kept)
     assert kept.read_bytes() == first
     assert gzip.decompress(first) == (folder / "metrics.jsonl").read_bytes()
-    assert kept.with_name(f"{run.name}.json").exists()
+    sweep.check_kept(run, kept, 80)
+    with pytest.raises(ValueError, match="'steps': 80"):
+        sweep.check_kept(run, kept, 100)
     read = sweep.read_result(run, kept)
     assert (read.before, read.after, read.share, read.collapsed) == (0.5, 0.6, 0.03, False)
 

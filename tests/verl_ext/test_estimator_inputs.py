@@ -111,7 +111,7 @@ def test_a_missing_reference_is_told_with_the_remedy(register: Any) -> None:
     register("wants_reference", wants_reference)
     data = batch()
     data.batch.pop("ref_log_prob")
-    with pytest.raises(KeyError, match=r"'ref_log_prob'.*set algorithm\.use_kl_in_reward=True"):
+    with pytest.raises(KeyError, match=r"'ref_log_prob'.*use_kl_in_reward=True algorithm\.kl_ctrl\.kl_coef=0\.0"):
         compute(data, "wants_reference")
 
 

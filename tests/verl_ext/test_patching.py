@@ -140,6 +140,19 @@ def test_every_patch_raises_where_its_target_has_moved(apply: Callable[[Any], No
         apply(types.ModuleType("fake_newer_library"))
 
 
+def test_a_module_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patching, "_awaited", {"json.decoder", "not_installed_at_all.x"})
+    patching.check_modules_exist()
+    monkeypatch.setattr(patching, "_awaited", {"json.decoder", "json.renamed"})
+    with pytest.raises(PatchError, match=r"waits for the module json\.renamed"):
+        patching.check_modules_exist()
+
+
+def test_every_awaited_module_is_in_the_installed_versions() -> None:
+    assert "verl.trainer.ppo.v1.trainer_base" in patching._awaited
+    patching.check_modules_exist()
+
+
 PARAMETERS = [
     (config_checks._apply, "validate_config", "config"),
     (estimator_inputs._patch_compute_advantage, "compute_advantage", "data, adv_estimator, config"),

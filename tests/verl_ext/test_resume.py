@@ -149,3 +149,16 @@ def test_align_reads_the_configuration(
     save(tmp_path / "checkpoints", 2, 4)
     assert align(config(tmp_path, **trainer)) == resumed
     assert (tmp_path / "checkpoints" / TRACKER).read_text() == tracker
+
+
+def test_a_folder_in_use_is_waited_for_and_then_refused(tmp_path: Path) -> None:
+    first = resume.hold(tmp_path)
+    with pytest.raises(RuntimeError, match="another run still writes there"):
+        resume.hold(tmp_path, timeout_s=0.3)
+    first.close()
+    resume.hold(tmp_path, timeout_s=0.3).close()
+
+
+def test_the_trainer_aligns_before_it_loads() -> None:
+    trainer_base = pytest.importorskip("verl.trainer.ppo.v1.trainer_base")
+    assert "verl_ext.resume" in trainer_base.PPOTrainer._load_checkpoint.__verl_ext_patch__

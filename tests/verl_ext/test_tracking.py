@@ -289,3 +289,15 @@ def test_verls_tracking_uses_both(path: Path, tmp_path: Path) -> None:
     assert rows_of(path) == [training(1, 0.5)]
     assert curves(tmp_path / "tb")["critic/rewards/mean"] == [(1, 0.5)]
     assert os.listdir(tmp_path / "tb")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_of_its_own_inherits_nothing(tmp_path: Path, first: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 0, "data": {"val": 0.5}}, {"step": 1, "data": {"training/global_step": 1, "val": 0.6}}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history = tracking.HistoryFile(path)
+    history.log({"val": 0.9} if first == 0 else {"training/global_step": 1, "val": 0.9}, first)
+    history.close()
+    assert [(row["step"], row["data"]["val"]) for row in tracking.read_rows(path)[0]] == [(first, 0.9)]
+    assert tracking.read_rows(tracking.void_path(path))[0] == rows

@@ -158,6 +158,13 @@ def test_without_a_reference_the_error_says_so() -> None:
         compute(data)
 
 
+def test_log_probs_of_the_rollout_engine_are_refused_unless_allowed() -> None:
+    bypass = "algorithm.rollout_correction.bypass_mode=True"
+    with pytest.raises(ValueError, match="allow_rollout_log_probs=true"):
+        compute(batch(0), bypass)
+    compute(batch(0), bypass, "algorithm.spro.allow_rollout_log_probs=true")
+
+
 def test_a_bad_setting_is_an_error_here_too() -> None:
     with pytest.raises(SettingsError, match=r"algorithm\.spro\.beta=-1"):
         compute(batch(0), "algorithm.spro.beta=-1")

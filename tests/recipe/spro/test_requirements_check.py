@@ -73,7 +73,7 @@ FAULTS = [
     ),
     pytest.param(
         [],
-        "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not installed",
+        "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not used",
         "or compute in float32: ",
         [
             f"++actor_rollout_ref.{role}.fsdp_config.mixed_precision="
@@ -84,7 +84,7 @@ FAULTS = [
     ),
     pytest.param(
         ["+stack=cpu", "actor_rollout_ref.ref.fsdp_config.mixed_precision={param_dtype:bf16}"],
-        "actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not installed",
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype is bf16 and flash-attn is not used",
         "or compute in float32: ",
         [
             f"++actor_rollout_ref.{role}.fsdp_config.mixed_precision="
@@ -119,6 +119,12 @@ def test_a_kl_loss_brings_the_reference_too() -> None:
 def test_a_precision_that_is_not_float32_is_refused(stack: list[str], mixed: str) -> None:
     message = refused(*stack, f"++actor_rollout_ref.actor.fsdp_config.mixed_precision={mixed}")
     assert "bfloat16 log-probs turn that sum into quantisation noise" in message
+
+
+def test_another_machines_flash_attn_is_left_to_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(composed("+ray_kwargs.ray_init.address=auto"))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check(composed())
 
 
 def test_bf16_is_accepted_where_the_log_probs_are_float32_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,5 +100,5 @@ def test_each_tool_is_a_sign(tool: str, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
-    assert cpu._accelerator() == str(tmp_path / tool)
+    assert cpu.accelerator() == str(tmp_path / tool)
     assert not cpu.no_accelerator.__wrapped__()
