@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import run_python
 from verl_ext import (
     config_checks,
     estimator_inputs,
@@ -149,8 +150,13 @@ def test_a_module_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_every_awaited_module_is_in_the_installed_versions() -> None:
-    assert "verl.trainer.ppo.v1.trainer_base" in patching._awaited
-    patching.check_modules_exist()
+    # Fresh, so that no other test's module is awaited; the patches of vLLM's own processes too.
+    run_python(
+        "import verl_ext.plugin; from verl_ext import cpu, patching\n"
+        "cpu.install_in_vllm(); patching.check_modules_exist()\n"
+        "assert 'verl.trainer.ppo.v1.trainer_base' in patching._awaited\n",
+        {},
+    )
 
 
 PARAMETERS = [
