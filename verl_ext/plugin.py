@@ -11,37 +11,28 @@ a failure is also written to stderr here.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 
 from verl_ext import cpu
 
+EXTENSIONS = (
+    "cpu",
+    "config_checks",
+    "estimator_inputs",
+    "estimator_metrics",
+    "poll_interval",
+    "preflight",
+    "resume",
+    "tracking",
+    "weight_socket",
+)
+
 
 def _load() -> None:
-    # Imported here so that a failure in any of them is reported by the handler below.
-    from verl_ext import (
-        config_checks,
-        estimator_inputs,
-        estimator_metrics,
-        poll_interval,
-        preflight,
-        resume,
-        tracking,
-        weight_socket,
-    )
-
-    for extension in (
-        cpu,
-        config_checks,
-        estimator_inputs,
-        estimator_metrics,
-        poll_interval,
-        preflight,
-        resume,
-        tracking,
-        weight_socket,
-    ):
-        extension.install()
+    for name in EXTENSIONS:
+        importlib.import_module(f"verl_ext.{name}").install()
 
 
 def load_in_vllm() -> None:
