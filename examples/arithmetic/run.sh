@@ -127,6 +127,7 @@ echo "training $NAME in $OUT; verl's own log is $OUT/train.log"
 python -m examples.arithmetic.watch "$OUT" --steps "$STEPS" &
 WATCH=$!
 trap 'kill "$WATCH" 2>/dev/null || true' EXIT
+trap 'echo "interrupted; the same command resumes from the last checkpoint" >&2; exit 130' INT
 
 status=0
 python -m recipe.spro.main_spro +stack=cpu \
