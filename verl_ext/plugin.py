@@ -15,8 +15,6 @@ import importlib
 import sys
 import traceback
 
-from verl_ext import cpu
-
 EXTENSIONS = (
     "cpu",
     "config_checks",
@@ -37,6 +35,8 @@ def _load() -> None:
 
 def load_in_vllm() -> None:
     """Entry point of group ``vllm.general_plugins``: what vLLM's engine and workers need."""
+    from verl_ext import cpu
+
     cpu.install_in_vllm()
 
 

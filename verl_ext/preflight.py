@@ -8,10 +8,11 @@ does not see the workers' files.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ def check(config: Any) -> None:
     model = _check_model(config)
     if OmegaConf.select(config, "data.custom_cls.path"):
         return
+    # Once for all files, and only if a prompt has to be measured.
+    tokenizer = functools.cache(lambda: _tokenizer(config, model)) if model is not None else None
     for key in ("data.train_files", "data.val_files"):
         for path in _paths(OmegaConf.select(config, key)):
-            _check_data_file(config, key, path, model)
+            _check_data_file(config, key, path, tokenizer)
 
 
 def _paths(files: Any) -> list[str]:
@@ -67,7 +70,7 @@ def _check_model(config: Any) -> str | None:
     return path
 
 
-def _check_data_file(config: Any, key: str, path: str, model: str | None) -> None:
+def _check_data_file(config: Any, key: str, path: str, tokenizer: Callable[[], Any] | None) -> None:
     path = os.path.expanduser(path)
     if not _is_local(path):
         return
@@ -83,8 +86,8 @@ def _check_data_file(config: Any, key: str, path: str, model: str | None) -> Non
                 f"data.train_batch_size={needed}: {path} has only {len(prompts)} rows, not one batch. "
                 f"Lower data.train_batch_size to {len(prompts)} at most, or add data."
             )
-    if model is not None:
-        _check_prompt_lengths(config, path, prompts, model)
+    if tokenizer is not None:
+        _check_prompt_lengths(config, path, prompts, tokenizer)
 
 
 def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
@@ -121,7 +124,7 @@ def _read_json(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
-def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], model: str) -> None:
+def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], tokenizer: Callable[[], Any]) -> None:
     """Prompts over the limit: an error where verl would fail or drop them all."""
     limit = config.data.max_prompt_length
     dropped_by_verl = config.data.get("filter_overlong_prompts", True)
@@ -130,9 +133,8 @@ def _check_prompt_lengths(config: Any, path: str, prompts: list[Any], model: str
     sizes = [(_bytes_of(prompt), row) for row, prompt in enumerate(prompts)]
     longest = sorted(sizes, reverse=True)[:_PROMPTS_COUNTED]
 
-    tokenizer = _tokenizer(config, model)
     options = OmegaConf.to_container(config.data.get("apply_chat_template_kwargs", None) or OmegaConf.create({}))
-    counted = {row: _count_tokens(tokenizer, prompts[row], options) for _, row in longest}
+    counted = {row: _count_tokens(tokenizer(), prompts[row], options) for _, row in longest}
     over = [row for row, tokens in counted.items() if tokens > limit]
     if not over:
         return

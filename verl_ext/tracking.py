@@ -63,6 +63,18 @@ def void_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".void.jsonl")
 
 
+def last_valid_step(step: int, data: dict[str, Any]) -> int:
+    """Up to which step an earlier history stands, told by the first row that a new process logs.
+
+    A training step follows it, an opening validation is of the step resumed from. Nothing is resumed at the very first
+    step (-1): what is there belongs to a run of its own.
+    """
+    opening_validation = _TRAINING_KEY not in data
+    if step == 0 or (step == 1 and not opening_validation):
+        return -1
+    return step if opening_validation else step - 1
+
+
 class HistoryFile:
     """An append-only metrics JSONL in which each step has one row, across restarts."""
 
@@ -73,22 +85,19 @@ class HistoryFile:
     def log(self, data: dict[str, Any], step: int) -> None:
         """Append the row of ``step``; the first call settles what earlier processes left."""
         if self._file is None:
-            joined = self._settle(step, opening_validation=_TRAINING_KEY not in data, data=data)
+            joined = self._settle(step, data)
             self._file = self.path.open("ab", buffering=0)
             if joined:
                 return
         self._file.write(_encode({"step": step, "data": data}))
 
-    def _settle(self, step: int, *, opening_validation: bool, data: dict[str, Any]) -> bool:
+    def _settle(self, step: int, data: dict[str, Any]) -> bool:
         """Move void rows aside; True if ``data`` joined the row of the step resumed from."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return False
         rows, torn = read_rows(self.path)
-        last_valid = step if opening_validation else step - 1
-        # Nothing is resumed at the very first step: what is here belongs to a run of its own.
-        if step == 0 or (step == 1 and not opening_validation):
-            last_valid = -1
+        last_valid = last_valid_step(step, data)
         kept = [row for row in rows if row["step"] <= last_valid]
         void = [row for row in rows if row["step"] > last_valid]
         joined = False
@@ -177,16 +186,12 @@ def _tensorboard_log(original: Callable[..., None]) -> Callable[..., None]:
             self.resumes = False
             directory = self.writer.log_dir
             self.writer.close()
-            first_void = step
-            if step <= 1 and (step == 0 or _TRAINING_KEY in data):
-                # Nothing is resumed: the curve here belongs to a run of its own.
-                first_void = 0
-            elif _TRAINING_KEY not in data:
-                # An opening validation leaves the values of its step valid, and only adds to them.
-                first_void = step + 1
+            last_valid = last_valid_step(step, data)
+            if last_valid == step:
+                # The values of this step stand, and are only added to.
                 shown = _tags_at(directory, step)
                 data = {tag: value for tag, value in data.items() if tag not in shown}
-            self.writer = SummaryWriter(directory, purge_step=first_void)
+            self.writer = SummaryWriter(directory, purge_step=last_valid + 1)
         original(self, data, step)
         # A kill must not take the last minutes of the curve with it.
         self.writer.flush()

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from verl_ext.tracking import read_rows
+
 ACCURACY_KEYS = ("val-core/arithmetic/acc/mean@1", "val-core/arithmetic/reward/mean@1")
 SHARE = "spro/process_share"
 PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "save_checkpoint", "testing")
@@ -37,6 +39,16 @@ class Run:
     name: str
     info: dict[str, Any]
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, name: str, info: dict[str, Any], rows: list[dict[str, Any]]) -> "Run":
+        """From rows ``{"step": int, "data": {metric: value}}``; what is no number is left out."""
+        run = cls(name, info)
+        for row in rows:
+            numbers = {key: float(value) for key, value in row["data"].items() if isinstance(value, (int, float))}
+            # A run of verl without our plugin logs a step again after a resume.
+            run.steps.setdefault(row["step"], {}).update(numbers)
+        return run
 
     def series(self, *keys: str) -> tuple[list[int], list[float]]:
         """Steps and values of the first of ``keys`` that any step logged as a finite number."""
@@ -63,28 +75,15 @@ def load_run(folder: Path) -> Run:
 
     Raises:
         NoMetrics: the file is missing or holds no whole line.
-        ValueError: a line other than the last is not JSON.
+        ValueError: a line other than the last is not a row.
     """
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    info_path = folder / "run.json"
-    run = Run(folder.resolve().name, json.loads(info_path.read_text()) if info_path.is_file() else {})
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            # The last line of a run that was stopped, or still writes, may be cut short.
-            if number == len(lines):
-                continue
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        numbers = {key: float(value) for key, value in record["data"].items() if isinstance(value, (int, float))}
-        # A run of verl without our plugin logs a step again after a resume.
-        run.steps.setdefault(int(record["step"]), {}).update(numbers)
-    if not run.steps:
+    rows = read_rows(path)[0] if path.is_file() else []
+    if not rows:
         raise NoMetrics(f"{path} is missing or empty: has the run finished its first step?")
-    return run
+    info_path = folder / "run.json"
+    info = json.loads(info_path.read_text()) if info_path.is_file() else {}
+    return Run.from_rows(folder.resolve().name, info, rows)
 
 
 def describe(run: Run) -> str:

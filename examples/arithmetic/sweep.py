@@ -83,10 +83,7 @@ def read_result(run: Run, path: Path) -> Result:
     """
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
-    steps = {
-        row["step"]: {key: float(x) for key, x in row["data"].items() if isinstance(x, int | float)} for row in rows
-    }
-    metrics = summary.Run(run.name, {}, steps)
+    metrics = summary.Run.from_rows(run.name, {}, rows)
     curve = list(zip(*metrics.series(*summary.ACCURACY_KEYS), strict=True))
     if not curve:
         raise ValueError(f"{path} holds no held-out accuracy ({summary.ACCURACY_KEYS[0]})")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from examples.arithmetic.summary import ACCURACY_KEYS
 from verl_ext.tracking import read_rows
 
 POLL_S = 0.3
@@ -24,7 +25,7 @@ PHASES = {
     "all initialize finished": "vLLM ready, measuring held-out accuracy",
 }
 
-ACCURACY = "val-core/arithmetic/acc/mean@1"
+ACCURACY = ACCURACY_KEYS[0]
 
 
 def format_step(step: int, steps: int, data: dict[str, float], seconds_left: float | None) -> str:

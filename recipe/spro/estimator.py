@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import spro_advantage
 from recipe.spro.metrics import process_metrics
-from recipe.spro.requirements_check import BYPASS_MODE, LOW_PRECISION
+from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
 from recipe.spro.settings import SproSettings
 from verl_ext.estimator_metrics import current_step, record
 
@@ -52,11 +51,9 @@ def compute_spro_advantage(
         if log_probs.dtype in (torch.bfloat16, torch.float16):
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
-    settings = _settings(config)
+    settings = SproSettings.from_config(config.get("spro", None) if config is not None else None)
     # The configuration was checked before Ray started; an entry of one's own may have left that out.
-    correction = config.get("rollout_correction", None) if config is not None else None
-    if correction and correction.get("bypass_mode", False) and not settings.allow_rollout_log_probs:
-        raise ValueError(BYPASS_MODE)
+    check_bypass_mode(config, settings)
     outcome_rewards = token_level_scores.sum(dim=-1)
     advantages, parts = spro_advantage(
         old_log_probs,
@@ -77,13 +74,6 @@ def compute_spro_advantage(
     record(metrics)
     _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
     return advantages, advantages.clone()
-
-
-def _settings(config: Any) -> SproSettings:
-    group = config.get("spro", None) if config is not None else None
-    if OmegaConf.is_config(group):
-        group = OmegaConf.to_container(group, resolve=True)
-    return SproSettings.from_config(group)
 
 
 def _warn_unless_on_policy(cpr_abs_max: float) -> None:

@@ -21,12 +21,6 @@ FLOAT32_OVERRIDES = " ".join(
     for role in ("actor", "ref")
 )
 
-BYPASS_MODE = (
-    "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR would "
-    "sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it with "
-    "++algorithm.spro.allow_rollout_log_probs=true"
-)
-
 LOW_PRECISION = (
     "SPRO sums log-ratios over thousands of tokens, and bfloat16 log-probs turn that sum into quantisation noise. "
     f"Install flash-attn (its cross-entropy returns float32), or compute in float32: {FLOAT32_OVERRIDES}"
@@ -44,16 +38,13 @@ def check(config: Any) -> None:
     settings = _settings(config)
     _check_reference_policy(config)
     _check_reward_kl(config)
-    _check_bypass_mode(config, settings)
+    check_bypass_mode(config.algorithm, settings)
     _check_precision(config)
 
 
 def _settings(config: Any) -> SproSettings:
-    group = OmegaConf.select(config, "algorithm.spro")
     try:
-        return SproSettings.from_config(
-            OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
-        )
+        return SproSettings.from_config(config.algorithm.get("spro", None))
     except SettingsError as error:
         raise ConfigError(str(error)) from None
 
@@ -78,10 +69,20 @@ def _check_reward_kl(config: Any) -> None:
         )
 
 
-def _check_bypass_mode(config: Any, settings: SproSettings) -> None:
-    if not OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode") or settings.allow_rollout_log_probs:
-        return
-    raise ConfigError(BYPASS_MODE)
+def check_bypass_mode(algorithm: Any, settings: SproSettings) -> None:
+    """Raise `ConfigError` for log-probs of the rollout engine that were not allowed.
+
+    Args:
+        algorithm: verl's `algorithm` config, or None.
+        settings: its group `spro`.
+    """
+    correction = algorithm.get("rollout_correction", None) if algorithm is not None else None
+    if correction and correction.get("bypass_mode", False) and not settings.allow_rollout_log_probs:
+        raise ConfigError(
+            "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR "
+            "would sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it "
+            "with ++algorithm.spro.allow_rollout_log_probs=true"
+        )
 
 
 def _flash_attn_may_be_used(config: Any) -> bool:

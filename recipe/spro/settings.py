@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from recipe.spro.advantage.interface import BASELINES, PROCESSES, SIGNS
 
 _GROUP = "algorithm.spro"
@@ -64,12 +66,14 @@ class SproSettings:
             _require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
 
     @classmethod
-    def from_config(cls, group: Mapping[str, Any] | None) -> SproSettings:
-        """Read the group `algorithm.spro` (a mapping, or None for all defaults).
+    def from_config(cls, group: Any) -> SproSettings:
+        """Read the group `algorithm.spro` (a mapping, Hydra's or a plain one, or None for all defaults).
 
         Raises:
             SettingsError: an unknown key or a bad value.
         """
+        if OmegaConf.is_config(group):
+            group = OmegaConf.to_container(group, resolve=True)
         if group is None:
             return cls()
         if not isinstance(group, Mapping):
