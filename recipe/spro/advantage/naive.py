@@ -9,7 +9,8 @@ import statistics
 import numpy as np
 import torch
 
-from recipe.spro.advantage.interface import SproParts, check_inputs, check_options
+from recipe.spro.advantage.inputs import check_inputs
+from recipe.spro.advantage.interface import Options, SproParts
 
 
 def spro_advantage_naive(
@@ -30,7 +31,7 @@ def spro_advantage_naive(
     return_parts: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, SproParts]:
     """`spro_advantage` in float64: the same arguments, options, shapes and errors, documented there."""
-    check_options(
+    Options(
         beta=beta,
         baseline=baseline,
         process=process,
