@@ -54,19 +54,20 @@ class Scratch(NamedTuple):
 
     local: np.ndarray  # (n, tile + LANES) float32
     sums: np.ndarray  # (tile,) float32
+    spare: np.ndarray  # (tile,) float32
     value_sums: np.ndarray  # (tile,) float64
     counts: np.ndarray  # (tile,) float64
     carries: np.ndarray  # (n,) float64
     totals: np.ndarray  # (n,) float64
+    live: np.ndarray  # (n,) int64
     kinds: np.ndarray  # (n,) int64
+    valid: np.ndarray  # (n,) int64
     zero: np.ndarray  # (1,) float32, holds 0
 
 
 # NaN and infinity keep their meaning. Sums may be reordered, at compile time: that makes vectors of them, and two runs
 # give the same bits. These loops allocate nothing; without numba's reference counts (_nrt) a slice costs nothing.
-_OPTIONS: dict[str, Any] = dict(
-    nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}, _nrt=False
-)
+_OPTIONS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}, _nrt=False)
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,13 +231,21 @@ def _log_ratios(local, log_probs, ref_log_probs, mask, sign):
 
 @_inline
 def _kind_of(mask):
-    """Whether a row's part of a tile is valid throughout, nowhere or in places, and whether it is a mask at all."""
+    """What a row's part of a tile is, how many valid tokens it starts with, and whether it is a mask at all."""
     every, some = mask[0], mask[0]
     for t in range(len(mask)):
         every &= mask[t]
         some |= mask[t]
-    kind = _VALID if every == 1 else (_DEAD if some == 0 else _MIXED)
-    return kind, (some | 1) == 1
+    if every == 1 and some == 1:
+        return _VALID, len(mask), True
+    if some == 0:
+        return _DEAD, 0, True
+    valid, leading = 0, 0
+    for t in range(len(mask)):
+        valid += 1 if mask[t] else 0
+    for t in range(valid):
+        leading += 1 if mask[t] else 0
+    return (_VALID if leading == valid else _MIXED), valid, some == 1
 
 
 @_inline
@@ -249,7 +258,9 @@ def _row_total(row, length, log_probs, ref_log_probs, mask):
 
 
 @_inline
-def _local_values(row, start, there, next_row, next_start, kind, log_probs, ref_log_probs, mask, out, process, own, sums, zero):
+def _local_values(
+    row, start, there, next_row, next_start, kind, log_probs, ref_log_probs, mask, out, process, own, sums, spare, zero
+):
     """own[:there] = the row's step values in this tile less its carry, added to sums[:there].
 
     Returns what the tile adds to the carry, and whether all is finite. `next_row` and `next_start` say which tile to
@@ -279,12 +290,18 @@ def _local_values(row, start, there, next_row, next_start, kind, log_probs, ref_
 
     next_at, next_ref_at = log_probs.starts[next_row] + next_start, ref_log_probs.starts[next_row] + next_start
     next_mask_at, out_at = mask.starts[next_row] + next_start, out.starts[row] + start
-    running = np.float32(0.0)
+    running, whole = np.float32(0.0), there // LANES * LANES
     for t in range(0, there, LANES):
         if t < direct:
             running = _scan_differences(policy, t, reference, t, own, t, sums, running, zero)
-        else:
+        elif t < whole:
             running = _scan(own, t, sums, running, zero)
+        else:
+            # The places behind the row's end are others' or nobody's.
+            _scan(own, t, spare, running, zero)
+            end_sums, end_own = sums[t:there], own[t:there]
+            for j in range(len(end_own)):
+                end_sums[j] += end_own[j]
         _prefetch_read(log_probs.values, next_at + t)
         _prefetch_read(ref_log_probs.values, next_ref_at + t)
         _prefetch_read(mask.values, next_mask_at + t)
@@ -319,16 +336,21 @@ def _add_valid(own, mask, all_valid, carry, value_sums, counts):
 @_inline
 def _means_and_factors(value_sums, counts, width, baseline):
     """In place: sums to the means that M is measured from, counts to the factors that it is multiplied by."""
+    if baseline == NO_BASELINE:
+        for t in range(width):
+            value_sums[t] = 0.0
+            counts[t] = 1.0
+        return
     for t in range(width):
-        count = max(counts[t], 1.0)
-        mean, factor = value_sums[t] / count, 1.0
-        if baseline == LEAVE_ONE_OUT:
-            # value - (sum - value) / (count - 1), the mean over the others, is count / (count - 1) times this.
-            factor = count / (count - 1.0) if count > 1.0 else 0.0
-        elif baseline == NO_BASELINE:
-            mean = 0.0
-        value_sums[t] = mean
-        counts[t] = factor
+        # Nobody reads the mean of nobody.
+        value_sums[t] /= counts[t]
+    if baseline == GROUP:
+        for t in range(width):
+            counts[t] = 1.0
+    else:
+        for t in range(width):
+            # value - (sum - value) / (count - 1), the mean over the others, is this times value - mean.
+            counts[t] = counts[t] / (counts[t] - 1.0) if counts[t] > 1.0 else 0.0
 
 
 @_inline_as_written
@@ -366,101 +388,126 @@ def token_advantages(
     for group in range(first_group, end_group):
         first, end = groups.starts[group], groups.starts[group + 1]
         n = end - first
-        longest, squared = 0, 0.0
+        live, start, squared = n, 0, 0.0
         for k in range(n):
             row = groups.rows[first + k]
-            longest = max(longest, lengths[row])
+            scratch.live[k] = k
             scratch.carries[k] = 0.0
             if process == SUFFIX:
                 scratch.carries[k] = _row_total(row, lengths[row], log_probs, ref_log_probs, mask)
 
-        for start in range(0, longest, tile):
-            width = min(tile, longest - start)
-            uniform, alive, carry_sum = True, 0, 0.0
-            for k in range(n):
+        while True:
+            # Rows that have no token left are out.
+            still, width = 0, 0
+            for i in range(live):
+                left = lengths[groups.rows[first + scratch.live[i]]] - start
+                if left > 0:
+                    scratch.live[still] = scratch.live[i]
+                    still += 1
+                    width = max(width, min(left, tile))
+            live = still
+            if live == 0:
+                break
+            ragged = False
+            for i in range(live):
+                k = scratch.live[i]
                 row = groups.rows[first + k]
-                there = min(width, lengths[row] - start)
-                kind = _DEAD
-                if there > 0:
-                    at = mask.starts[row] + start
-                    kind, is_mask = _kind_of(mask.values[at : at + there])
-                    fine &= is_mask
-                if kind == _VALID and there == width:
-                    alive += 1
-                    carry_sum += scratch.carries[k]
-                elif kind != _DEAD:
-                    uniform = False
-                scratch.kinds[k] = kind
+                there, at = min(tile, lengths[row] - start), mask.starts[row] + start
+                scratch.kinds[k], scratch.valid[k], is_mask = _kind_of(mask.values[at : at + there])
+                fine &= is_mask
+                ragged |= scratch.kinds[k] == _MIXED
 
             for t in range(tile):
                 scratch.sums[t] = 0.0
-            if not uniform:
+            if ragged:
                 for t in range(width):
                     scratch.counts[t] = 0.0
                     scratch.value_sums[t] = 0.0
-            for k in range(n):
+            for i in range(live):
+                k = scratch.live[i]
                 if scratch.kinds[k] == _DEAD:
                     continue
                 row = groups.rows[first + k]
-                there = min(width, lengths[row] - start)
+                # Of a row that has ended, only the valid tokens; of one with holes, all.
+                there = scratch.valid[k] if scratch.kinds[k] == _VALID else min(tile, lengths[row] - start)
                 next_row, next_start = row, start + tile
                 if next_start >= lengths[row]:
                     next_row, next_start = groups.rows[min(end + k, len(groups.rows) - 1)], 0
                 own = scratch.local[k]
                 scratch.totals[k], is_finite = _local_values(
                     row, start, there, next_row, next_start, scratch.kinds[k],
-                    log_probs, ref_log_probs, mask, out, process, own, scratch.sums, scratch.zero[0],
+                    log_probs, ref_log_probs, mask, out, process, own, scratch.sums, scratch.spare, scratch.zero[0],
                 )  # fmt: skip
                 fine &= is_finite
-                if not uniform:
+                if ragged:
                     at = mask.starts[row] + start
                     _add_valid(
                         own, mask.values[at : at + there], scratch.kinds[k] == _VALID, scratch.carries[k],
                         scratch.value_sums, scratch.counts,
                     )  # fmt: skip
-            if uniform:
-                alone += width if alive == 1 else 0
-            else:
+
+            if ragged:
                 for t in range(width):
                     alone += 1 if scratch.counts[t] == 1.0 else 0
                 _means_and_factors(scratch.value_sums, scratch.counts, width, baseline)
+                for i in range(live):
+                    k = scratch.live[i]
+                    if scratch.kinds[k] != _DEAD:
+                        row = groups.rows[first + k]
+                        there = min(tile, lengths[row] - start)
+                        at, mask_at = out.starts[row] + start, mask.starts[row] + start
+                        _weigh_mixed(
+                            out.values[at : at + there], scratch.local[k], mask.values[mask_at : mask_at + there],
+                            scratch.value_sums, scratch.counts, scratch.carries[k], base[row], weight[row],
+                        )  # fmt: skip
+            else:
+                # From one row's end to the next, the same rows are alive.
+                begin = 0
+                while begin < width:
+                    until, alive, carry_sum = width, 0, 0.0
+                    for i in range(live):
+                        k = scratch.live[i]
+                        if scratch.valid[k] > begin:
+                            until = min(until, scratch.valid[k])
+                            alive += 1
+                            carry_sum += scratch.carries[k]
+                    if alive == 0:
+                        break
+                    # M = factor * (value - share * sum of values).
+                    share, factor = 1.0 / alive, 1.0
+                    if baseline == LEAVE_ONE_OUT:
+                        factor = alive / (alive - 1.0) if alive > 1 else 0.0
+                    elif baseline == NO_BASELINE:
+                        share = 0.0
+                    alone += until - begin if alive == 1 else 0
+                    for i in range(live):
+                        k = scratch.live[i]
+                        if scratch.valid[k] > begin:
+                            row = groups.rows[first + k]
+                            at, scale = out.starts[row] + start, weight[row] * factor
+                            _weigh_uniform(
+                                out.values[at + begin : at + until], scratch.local[k][begin:], scratch.sums[begin:],
+                                share, base[row], scale * (scratch.carries[k] - share * carry_sum), scale,
+                            )  # fmt: skip
+                    begin = until
 
-            # M = factor * (value - share * sum of values), in a uniform tile.
-            share, factor = 1.0 / max(alive, 1), 1.0
-            if baseline == LEAVE_ONE_OUT:
-                factor = alive / (alive - 1.0) if alive > 1 else 0.0
-            elif baseline == NO_BASELINE:
-                share = 0.0
-            for k in range(n):
+            for i in range(live):
+                k = scratch.live[i]
                 row = groups.rows[first + k]
-                there = min(width, lengths[row] - start)
-                if there <= 0:
-                    continue
+                there = min(tile, lengths[row] - start)
                 at = out.starts[row] + start
-                target, own = out.values[at : at + there], scratch.local[k]
-                if scratch.kinds[k] == _DEAD:
-                    for t in range(there):
-                        target[t] = 0.0
-                    continue
-                if uniform:
-                    scale = weight[row] * factor
-                    ahead = scale * (scratch.carries[k] - share * carry_sum)
-                    _weigh_uniform(target, own, scratch.sums, share, base[row], ahead, scale)
-                else:
-                    at = mask.starts[row] + start
-                    inside = mask.values[at : at + there]
-                    _weigh_mixed(
-                        target, own, inside, scratch.value_sums, scratch.counts, scratch.carries[k],
-                        base[row], weight[row],
-                    )  # fmt: skip
-                scratch.carries[k] += scratch.totals[k]
+                target = out.values[at : at + there]
+                if scratch.kinds[k] != _MIXED:
+                    rest = target[scratch.valid[k] :]
+                    for t in range(len(rest)):
+                        rest[t] = 0.0
+                if scratch.kinds[k] != _DEAD:
+                    scratch.carries[k] += scratch.totals[k]
                 if len(squares):
-                    at = mask.starts[row] + start
-                    inside, valid = mask.values[at : at + there], 0
+                    valid_counts[row] += scratch.valid[k]
                     for t in range(there):
                         squared += np.float64(target[t]) * np.float64(target[t])
-                        valid += 1 if inside[t] else 0
-                    valid_counts[row] += valid
+            start += tile
         if len(squares):
             squares[group] = squared
     return fine, alone
@@ -582,7 +629,7 @@ def cumulative_rewards(first_row, end_row, lengths, log_probs, ref_log_probs, ma
             inside = mask.values[at : at + there]
             total, _ = _local_values(
                 row, start, there, row, start + tile, _MIXED,
-                log_probs, ref_log_probs, mask, cpr, PREFIX, own, scratch.sums, scratch.zero[0],
+                log_probs, ref_log_probs, mask, cpr, PREFIX, own, scratch.sums, scratch.spare, scratch.zero[0],
             )  # fmt: skip
             for t in range(there):
                 value = beta * (carry + np.float64(own[t])) if inside[t] else 0.0

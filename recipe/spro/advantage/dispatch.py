@@ -86,13 +86,17 @@ def spro_advantage_with_stats(
 
 
 @torch.no_grad()
-def _compute(inputs: tuple, options: Options, with_stats: bool) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
+def _compute(
+    inputs: tuple, options: Options, with_stats: bool
+) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
     # Jagged tensors are a subclass in Python, whose every attribute costs microseconds while torch functions are on.
     with torch._C.DisableTorchFunctionSubclass():
         return _compute_plain(inputs, options, with_stats)
 
 
-def _compute_plain(inputs: tuple, options: Options, with_stats: bool) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
+def _compute_plain(
+    inputs: tuple, options: Options, with_stats: bool
+) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
     arguments = check_arguments(*inputs)
     if arguments.log_probs.values.device.type == "cpu":
         # Here, because numba takes a while to import and a GPU's user does not need it.

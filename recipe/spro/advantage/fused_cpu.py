@@ -106,9 +106,7 @@ def advantage(
 
     def rewards(first: int, end: int) -> tuple[float, float]:
         inputs = (batch.lengths, batch.log_probs, batch.ref_log_probs, batch.mask)
-        return kernels.cumulative_rewards(
-            first, end, *inputs, float(options.beta), cpr, _scratch(1, kernels.TILE)
-        )
+        return kernels.cumulative_rewards(first, end, *inputs, float(options.beta), cpr, _scratch(1, kernels.TILE))
 
     cpr_numbers = _in_threads(batch.lengths, rewards)
     parts = None
@@ -140,7 +138,11 @@ def _run(
     """out = base + weight * M, in threads over the groups; returns how many valid tokens are alone at their step."""
     inputs: tuple = (batch.members, batch.lengths, batch.log_probs, batch.ref_log_probs, batch.mask)
     how = (base, weight, _BASELINE[options.baseline], _PROCESS[options.process], squares, counts)
-    tokens_of_group = np.add.reduceat(batch.lengths[batch.members.rows], batch.members.starts[:-1]) if len(weight) else np.zeros(0, np.int64)
+    tokens_of_group = (
+        np.add.reduceat(batch.lengths[batch.members.rows], batch.members.starts[:-1])
+        if len(weight)
+        else np.zeros(0, np.int64)
+    )
     if batch.step_ids is None:
         largest = int(np.diff(batch.members.starts).max(initial=1))
         # Many rows in hand mean fewer tokens of each.
@@ -195,11 +197,14 @@ def _scratch(rows: int, tile: int) -> Scratch:
     return Scratch(
         local=_aligned(rows * (tile + kernels.LANES)).reshape(rows, tile + kernels.LANES),
         sums=_aligned(tile),
+        spare=_aligned(tile),
         value_sums=np.empty(tile),
         counts=np.empty(tile),
         carries=np.empty(rows),
         totals=np.empty(rows),
+        live=np.empty(rows, np.int64),
         kinds=np.empty(rows, np.int64),
+        valid=np.empty(rows, np.int64),
         zero=np.zeros(1, np.float32),
     )
 

@@ -23,7 +23,8 @@ class Rows:
     def of(cls, x: torch.Tensor) -> "Rows":
         """Of a 2-D tensor; nothing is copied where a row's values lie side by side."""
         if x.is_nested:
-            values = x.values().detach()
+            # What x.values() gives, without the fifteen microseconds of its dispatch.
+            values = x._values.detach()
             return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths())
         x = x.detach()
         count, width = x.shape
