@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from recipe.spro.advantage.groups import Groups
 from recipe.spro.advantage.rows import Rows
 
 
@@ -20,7 +21,8 @@ class Arguments:
     mask: Rows  # of any type
     step_ids: Rows | None  # integers
     rewards: np.ndarray  # (B,) float64, finite
-    group_ids: torch.Tensor | np.ndarray  # (B,)
+    groups: Groups
+    final_rows: np.ndarray | None  # (B,) int64, the row that speaks for each row's session
 
 
 def check_arguments(
@@ -30,6 +32,7 @@ def check_arguments(
     outcome_rewards: torch.Tensor,
     group_ids: torch.Tensor | np.ndarray,
     step_ids: torch.Tensor | None,
+    final_rows: torch.Tensor | None = None,
 ) -> Arguments:
     """Check what needs no look at the tokens.
 
@@ -60,7 +63,8 @@ def check_arguments(
         raise ValueError(f"group_ids must have shape ({policy.count},), got {tuple(group_ids.shape)}")
     if isinstance(group_ids, torch.Tensor) and not (_is_integer(group_ids.dtype) or group_ids.dtype == torch.bool):
         raise ValueError(f"group_ids must be integers, got {group_ids.dtype}")
-    return Arguments(policy, reference, mask, steps, rewards, group_ids)
+    groups = Groups.of(group_ids)
+    return Arguments(policy, reference, mask, steps, rewards, groups, _final_rows(final_rows, groups))
 
 
 def first_true(bad: torch.Tensor) -> tuple[int, ...] | None:
@@ -84,7 +88,7 @@ def _rows(name: str, x: torch.Tensor, like: Rows | None = None) -> Rows:
         raise ValueError(
             f"{name} has layout {x.layout}, log_probs has {layouts[like.offsets is not None]}: give both in one layout"
         )
-    if x.dim() != 2 or not jagged and tuple(x.shape) != (like.count, like.width):
+    if x.dim() != 2 or (not jagged and tuple(x.shape) != (like.count, like.width)):
         raise _shape_error(name, x, like)
     rows = Rows.of(x)
     if rows.count != like.count:
@@ -98,6 +102,27 @@ def _rows(name: str, x: torch.Tensor, like: Rows | None = None) -> Rows:
         if (at := first_true(own != lengths)) is not None:
             raise ValueError(f"{name} has {int(own[at])} tokens in row {at[0]}, log_probs has {int(lengths[at])}")
     return rows
+
+
+def _final_rows(final_rows: torch.Tensor | None, groups: Groups) -> np.ndarray | None:
+    if final_rows is None:
+        return None
+    rows = len(groups.index)
+    if not isinstance(final_rows, torch.Tensor) or not _is_integer(final_rows.dtype):
+        raise TypeError("final_rows must be a torch.Tensor of integers")
+    if tuple(final_rows.shape) != (rows,):
+        raise ValueError(f"final_rows must have shape ({rows},), got {tuple(final_rows.shape)}")
+    final = final_rows.detach().cpu().long().numpy()
+    wrong = (final < 0) | (final >= rows)
+    if wrong.any():
+        raise ValueError(f"final_rows must be rows of the batch; row {wrong.argmax()} has {final[wrong.argmax()]}")
+    wrong = (final[final] != final) | (groups.index[final] != groups.index)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"final_rows must name rows that speak for themselves and are of the same group; row {row} has {final[row]}"
+        )
+    return final
 
 
 def _shape_error(name: str, x: torch.Tensor, like: Rows) -> ValueError:

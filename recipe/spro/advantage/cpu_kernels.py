@@ -85,7 +85,7 @@ def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _inline_as_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Part of the loops that call it, rounded as written: M has the same bits whether the outcome comes now or later."""
+    """The same, rounded as written: M has the same bits whether the outcome is added now or later."""
     return njit(forceinline=True, **{**_OPTIONS, "fastmath": False})(function)
 
 
@@ -569,7 +569,7 @@ def step_advantages(
                     if not second:
                         fine &= step > last and abs(total) < HUGE and abs(value) < HUGE
                         last = step
-                        highest = max(highest, step)
+                        highest = step if step > highest else highest
                         table_sums[step] += value
                         table_counts[step] += 1
                         continue

@@ -9,6 +9,7 @@ from recipe.spro.advantage.inputs import check_inputs
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
 
 
+@torch.no_grad()
 def spro_advantage(
     log_probs: torch.Tensor,
     ref_log_probs: torch.Tensor,
@@ -24,6 +25,7 @@ def spro_advantage(
     norm_by_std: bool = True,
     gate_degenerate_groups: bool = False,
     max_process_share: float | None = None,
+    final_rows: torch.Tensor | None = None,
     return_parts: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, SproParts]:
     """Outcome advantage plus masked step advantage, A = O + process_sign * M: SPRO (arXiv 2507.01551), Eqs. 11-13.
@@ -50,6 +52,9 @@ def spro_advantage(
         gate_degenerate_groups: set M to 0 in groups whose outcomes are all equal (groups of one included).
         max_process_share: bound on rms(M) / rms(O) over the valid tokens of the batch, after the gate; only ever
             scales M down, and to 0 if rms(O) is 0. None: no bound (the paper).
+        final_rows: (B,) int64, for agents of which one session is several rows: the row that speaks for each row's
+            session. Only those count in their group's mean and std, and a session's rows share its outcome; in the
+            process term each row is a trajectory of its own. None: each row speaks for itself (the paper).
         return_parts: also return what the advantage is made of.
 
     Returns:
@@ -64,28 +69,30 @@ def spro_advantage(
     options = Options(
         beta, baseline, process, process_sign, norm_by_std, gate_degenerate_groups, max_process_share, return_parts
     )
-    inputs = (log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids)
+    inputs = (log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows)
     advantages, parts, _ = _compute(inputs, options, with_stats=False)
     return advantages if parts is None else (advantages, parts)
 
 
+@torch.no_grad()
 def spro_advantage_with_stats(
     log_probs: torch.Tensor,
     ref_log_probs: torch.Tensor,
     response_mask: torch.Tensor,
     outcome_rewards: torch.Tensor,
     group_ids: torch.Tensor | np.ndarray,
-    step_ids: torch.Tensor | None,
     options: Options,
+    *,
+    step_ids: torch.Tensor | None = None,
+    final_rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, SproStats]:
     """`spro_advantage`, and what its process term is like in numbers: cheaper than the parts, which are as large."""
-    inputs = (log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids)
+    inputs = (log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows)
     advantages, _, stats = _compute(inputs, options, with_stats=True)
     assert stats is not None
     return advantages, stats
 
 
-@torch.no_grad()
 def _compute(
     inputs: tuple, options: Options, with_stats: bool
 ) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:

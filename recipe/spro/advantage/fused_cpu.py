@@ -14,7 +14,7 @@ import torch
 from recipe.spro.advantage import cpu_kernels as kernels
 from recipe.spro.advantage.arguments import Arguments
 from recipe.spro.advantage.cpu_kernels import Flat, Members, Scratch
-from recipe.spro.advantage.groups import Groups, outcome_advantages
+from recipe.spro.advantage.groups import outcome_advantages
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
 from recipe.spro.advantage.rows import Rows
 
@@ -63,8 +63,8 @@ def advantage(
     Raises:
         NeedsCare: a mask that is not 0/1, step ids that decrease, or a log-ratio that is not finite or beyond 1e30.
     """
-    groups = Groups.of(arguments.group_ids)
-    outcome, degenerate = outcome_advantages(arguments.rewards, groups, options.norm_by_std)
+    groups = arguments.groups
+    outcome, degenerate = outcome_advantages(arguments.rewards, groups, options.norm_by_std, arguments.final_rows)
     like = arguments.log_probs
     lengths = like.lengths().numpy()
     batch = _Batch(

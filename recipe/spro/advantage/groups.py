@@ -39,17 +39,25 @@ class Groups:
         return len(self.starts) - 1
 
 
-def outcome_advantages(rewards: np.ndarray, groups: Groups, norm_by_std: bool) -> tuple[np.ndarray, np.ndarray]:
+def outcome_advantages(
+    rewards: np.ndarray, groups: Groups, norm_by_std: bool, final_rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The outcome as verl's GRPO has it: (r - mean) / (std + 1e-6) within the group, sample std, float64.
 
     Args:
         rewards: (B,) float64.
         groups: the groups of these rows. A group of one has mean 0 and std 1.
         norm_by_std: divide by the std, or only subtract the mean.
+        final_rows: (B,) int64 the row that speaks for each row, if that is not the row itself: only those count.
 
     Returns:
         (B,) float64 the outcome advantages, and (B,) bool whether all outcomes of the row's group are equal.
     """
+    if final_rows is not None:
+        speaks = final_rows == np.arange(len(final_rows))
+        outcome, degenerate = outcome_advantages(rewards[speaks], Groups.of(groups.index[speaks]), norm_by_std)
+        place = speaks.cumsum()[final_rows] - 1
+        return outcome[place], degenerate[place]
     index, number = groups.index, len(groups)
     size = np.bincount(index, minlength=number)
     lowest = np.full(number, np.inf)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from recipe.spro.advantage.arguments import check_arguments, first_true
-from recipe.spro.advantage.groups import Groups
 from recipe.spro.advantage.rows import Rows
 
 
@@ -54,6 +53,7 @@ class Inputs:
     mask: torch.Tensor  # (B, T) bool
     rewards: torch.Tensor  # (B,) float64
     groups: torch.Tensor  # (B,) int64 in [0, G)
+    final_rows: torch.Tensor  # (B,) int64 on the CPU, the row that speaks for each row's session
     step_ids: torch.Tensor | None  # (B, T) int64
     ragged: Ragged | None
 
@@ -69,6 +69,7 @@ def check_inputs(
     outcome_rewards: torch.Tensor,
     group_ids: torch.Tensor | np.ndarray,
     step_ids: torch.Tensor | None,
+    final_rows: torch.Tensor | None = None,
 ) -> Inputs:
     """Check the tensors, every token included, and bring them into one form.
 
@@ -77,7 +78,9 @@ def check_inputs(
             anywhere; step ids that decrease. Names the argument and, where there is one, the row.
         TypeError: not a tensor; log-probs that are not float32 or float64.
     """
-    check_arguments(log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids)
+    arguments = check_arguments(
+        log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows
+    )
     ragged = Ragged.of(log_probs.detach()) if log_probs.is_nested else None
 
     def padded(x: torch.Tensor) -> torch.Tensor:
@@ -93,9 +96,13 @@ def check_inputs(
                 f"{name} must be finite where response_mask is 1; row {at[0]}, position {at[1]} is {x[at].item()}"
             )
     step_ids_BT = None if step_ids is None else _check_steps(padded(step_ids).long(), valid_BT)
-    groups_B = torch.from_numpy(Groups.of(group_ids).index).to(log_probs_BT.device)
-    rewards_B = outcome_rewards.detach().to(log_probs_BT.device, torch.float64)
-    return Inputs(log_probs_BT, ref_log_probs_BT, valid_BT, rewards_B, groups_B, step_ids_BT, ragged)
+    device = log_probs_BT.device
+    groups_B, rewards_B = torch.from_numpy(arguments.groups.index).to(device), torch.from_numpy(arguments.rewards)
+    own_B = torch.arange(len(rewards_B))
+    final_B = own_B if arguments.final_rows is None else torch.from_numpy(arguments.final_rows)
+    return Inputs(
+        log_probs_BT, ref_log_probs_BT, valid_BT, rewards_B.to(device), groups_B, final_B, step_ids_BT, ragged
+    )
 
 
 def _check_steps(step_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from recipe.spro.advantage import buffers
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -49,13 +51,16 @@ class Rows:
 
     def empty_like(self, dtype: torch.dtype = torch.float32) -> "Rows":
         """Dense rows of the same lengths, for a result that every place of a row is written to."""
-        device = self.values.device
+        size = self.count * self.width if self.offsets is None else len(self.values)
+        if self.holes is not None:
+            # Values that belong to no row are nobody's to write.
+            values = torch.zeros(size, dtype=dtype, device=self.values.device)
+        elif dtype == torch.float32 and self.values.device.type == "cpu":
+            values = buffers.empty(size)
+        else:
+            values = torch.empty(size, dtype=dtype, device=self.values.device)
         if self.offsets is None:
-            values = torch.empty(self.count * self.width, dtype=dtype, device=device)
             return Rows(values, self.count, self.width, self.width)
-        # Values that belong to no row are nobody's to write.
-        new = torch.empty if self.holes is None else torch.zeros
-        values = new(self.values.shape, dtype=dtype, device=device)
         return Rows(values, self.count, 0, 0, self.offsets, self.holes)
 
     def tensor(self) -> torch.Tensor:

@@ -21,7 +21,9 @@ def advantage(inputs: Inputs, options: Options) -> tuple[torch.Tensor, SproParts
     row_N = mask_BT.nonzero()[:, 0]
     groups = Groups.of(inputs.groups)
     device = mask_BT.device
-    outcome, degenerate = outcome_advantages(inputs.rewards.cpu().numpy(), groups, options.norm_by_std)
+    outcome, degenerate = outcome_advantages(
+        inputs.rewards.cpu().numpy(), groups, options.norm_by_std, inputs.final_rows.numpy()
+    )
     outcome_B, degenerate_B = torch.from_numpy(outcome).to(device), torch.from_numpy(degenerate).to(device)
 
     # float64 from the first subtraction on: CPR is a sum over the whole response.
