@@ -9,20 +9,23 @@ Legend: B rows, G groups; a batch's tensor is a `Flat`, whose row r holds `lengt
 the masked step advantage (Eq. 12) over beta.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from recipe.spro.advantage.cpu_vectors import (
+    LANES,
+    inline,
+    inline_as_written,
+    jit,
+    prefetch_read,
+    prefetch_write,
+    scan,
+    scan_differences,
+)
 
 # Tokens of a row in hand at a time; a multiple of LANES. Eight rows of log-ratios then fill a sixth of a 48-KiB L1.
 TILE = 256
-
-# Tokens that the prefix sum takes at a time: one AVX-512 register, two of AVX2, four of NEON.
-LANES = 16
 
 # Sums this large are a NaN, an infinity or about to be one in float32: the caller looks at them in float64.
 HUGE = 1e30
@@ -65,143 +68,7 @@ class Scratch(NamedTuple):
     zero: np.ndarray  # (1,) float32, holds 0
 
 
-# NaN and infinity keep their meaning. Sums may be reordered, at compile time: that makes vectors of them, and two runs
-# give the same bits. These loops allocate nothing; without numba's reference counts (_nrt) a slice costs nothing.
-_OPTIONS: dict[str, Any] = dict(nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}, _nrt=False)
-
-
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled at the first call, and kept on disk where a folder can be written."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        # numba finds neither this folder nor a user's cache writable: each process compiles for itself.
-        return njit(**_OPTIONS)(function)
-
-
-def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Part of the loops that call it."""
-    return njit(forceinline=True, **_OPTIONS)(function)
-
-
-def _inline_as_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, rounded as written: M has the same bits whether the outcome is added now or later."""
-    return njit(forceinline=True, **{**_OPTIONS, "fastmath": False})(function)
-
-
-_VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
-
-
-def _lane_numbers(numbers: Iterable[int]) -> Any:
-    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.IntType(32)(n) for n in numbers])
-
-
-def _everywhere(builder: Any, scalar: Any) -> Any:
-    """A vector of one float32."""
-    first = builder.insert_element(_UNDEFINED, scalar, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, _UNDEFINED, _lane_numbers([0] * LANES))
-
-
-def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Where LANES values of an array start."""
-    of_values = ir.VectorType(context.get_data_type(kind.dtype), LANES)
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), of_values.as_pointer())
-
-
-def _load(builder: Any, place: Any) -> Any:
-    return builder.load(place, align=4)
-
-
-def _prefix_sum(builder: Any, values: Any, carry: Any, zero: Any, here: Any, there: Any) -> Any:
-    """Store the prefix sum of a vector plus `carry` at `here`, add it to what is at `there`; returns the new carry.
-
-    LLVM finds no prefix sums by itself: these are the shifted additions of Hillis and Steele.
-    """
-    # A zero that the compiler cannot see is one: for a known zero it takes an instruction (vexpandps) whose result
-    # waits for the previous block on AMD, three times slower in all.
-    zeros = _everywhere(builder, zero)
-    shift = 1
-    while shift < LANES:
-        shifted = builder.shuffle_vector(zeros, values, _lane_numbers(range(LANES - shift, 2 * LANES - shift)))
-        values = builder.fadd(values, shifted)
-        shift *= 2
-    total = builder.extract_element(values, ir.IntType(32)(LANES - 1))
-    values = builder.fadd(values, _everywhere(builder, carry))
-    builder.store(values, here, align=4)
-    builder.store(builder.fadd(_load(builder, there), values), there, align=4)
-    return builder.fadd(carry, total)
-
-
-@intrinsic
-def _scan(typingctx: Any, local: Any, at: Any, sums: Any, carry: Any, zero: Any) -> Any:
-    """_scan(local, at, sums, carry, zero): a prefix sum over LANES values.
-
-    local[at:at+LANES] becomes its prefix sum plus `carry`, and is added to sums[at:at+LANES]; returns the new carry.
-    """
-    signature = types.float32(local, types.int64, sums, types.float32, types.float32)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        local, at, sums, carry, zero = arguments
-        here = _place(context, builder, signature.args[0], local, at)
-        there = _place(context, builder, signature.args[2], sums, at)
-        return _prefix_sum(builder, _load(builder, here), carry, zero, here, there)
-
-    return signature, generate
-
-
-@intrinsic
-def _scan_differences(
-    typingctx: Any, log_probs: Any, start: Any, ref: Any, ref_start: Any, local: Any, at: Any, sums: Any, carry: Any,
-    zero: Any,
-) -> Any:  # fmt: skip
-    """The same, local[at:at+LANES] being first set to log_probs[start:] - ref[ref_start:], which stays in registers."""
-    integer, real = types.int64, types.float32
-    signature = real(log_probs, integer, ref, integer, local, integer, sums, real, real)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        log_probs, start, ref, ref_start, local, at, sums, carry, zero = arguments
-        kinds = signature.args
-        values = _load(builder, _place(context, builder, kinds[0], log_probs, start))
-        others = _load(builder, _place(context, builder, kinds[2], ref, ref_start))
-        if not values.type == others.type == _VECTOR:
-            # float64 log-probs: rounded after the subtraction.
-            wide = ir.VectorType(ir.DoubleType(), LANES)
-            values, others = (v if v.type == wide else builder.fpext(v, wide) for v in (values, others))
-        values = builder.fsub(values, others)
-        if values.type != _VECTOR:
-            values = builder.fptrunc(values, _VECTOR)
-        here = _place(context, builder, kinds[4], local, at)
-        return _prefix_sum(builder, values, carry, zero, here, _place(context, builder, kinds[6], sums, at))
-
-    return signature, generate
-
-
-def _prefetch_intrinsic(write: int) -> Any:
-    @intrinsic
-    def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            i32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            place = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-            builder.call(function, [place, i32(write), i32(3), i32(1)])
-            return context.get_dummy_value()
-
-        return types.void(array, types.int64), generate
-
-    return prefetch
-
-
-# prefetch(array, index): have array[index] in the cache by the time it is needed. Rows of a group lie apart, and their
-# tiles are too short for the hardware to guess. An address outside the array does no harm.
-_prefetch_read = _prefetch_intrinsic(0)
-_prefetch_write = _prefetch_intrinsic(1)
-
-
-@_inline
+@inline
 def _total(log_probs, ref_log_probs):
     """The sum of the log-ratios, in float64 from the subtraction on."""
     total = 0.0
@@ -210,7 +77,7 @@ def _total(log_probs, ref_log_probs):
     return total
 
 
-@_inline
+@inline
 def _masked_total(log_probs, ref_log_probs, mask):
     """The same over the valid tokens."""
     total = 0.0
@@ -221,7 +88,7 @@ def _masked_total(log_probs, ref_log_probs, mask):
     return total
 
 
-@_inline
+@inline
 def _log_ratios(local, log_probs, ref_log_probs, mask, sign):
     """local = sign * log-ratio, 0 where masked."""
     for t in range(len(mask)):
@@ -229,7 +96,7 @@ def _log_ratios(local, log_probs, ref_log_probs, mask, sign):
         local[t] = sign * ratio if mask[t] else np.float32(0.0)
 
 
-@_inline
+@inline
 def _kind_of(mask):
     """What a row's part of a tile is, how many valid tokens it starts with, and whether it is a mask at all."""
     every, some = mask[0], mask[0]
@@ -248,8 +115,8 @@ def _kind_of(mask):
     return (_VALID if leading == valid else _MIXED), valid, some == 1
 
 
-@_inline
-def _row_total(row, length, log_probs, ref_log_probs, mask):
+@inline
+def row_total(row, length, log_probs, ref_log_probs, mask):
     """The sum of a row's log-ratios."""
     at, ref_at, mask_at = log_probs.starts[row], ref_log_probs.starts[row], mask.starts[row]
     # Slices, here and elsewhere: with an index of unknown sign numba asks at each place whether it counts from the end.
@@ -257,8 +124,8 @@ def _row_total(row, length, log_probs, ref_log_probs, mask):
     return _masked_total(log_probs.values[at:], ref_log_probs.values[ref_at:], inside)
 
 
-@_inline
-def _local_values(
+@inline
+def local_values(
     row, start, there, next_row, next_start, kind, log_probs, ref_log_probs, mask, out, process, own, sums, spare, zero
 ):
     """own[:there] = the row's step values in this tile less its carry, added to sums[:there].
@@ -293,26 +160,26 @@ def _local_values(
     running, whole = np.float32(0.0), there // LANES * LANES
     for t in range(0, there, LANES):
         if t < direct:
-            running = _scan_differences(policy, t, reference, t, own, t, sums, running, zero)
+            running = scan_differences(policy, t, reference, t, own, t, sums, running, zero)
         elif t < whole:
-            running = _scan(own, t, sums, running, zero)
+            running = scan(own, t, sums, running, zero)
         else:
             # The places behind the row's end are others' or nobody's.
-            _scan(own, t, spare, running, zero)
+            scan(own, t, spare, running, zero)
             end_sums, end_own = sums[t:there], own[t:there]
             for j in range(len(end_own)):
                 end_sums[j] += end_own[j]
-        _prefetch_read(log_probs.values, next_at + t)
-        _prefetch_read(ref_log_probs.values, next_ref_at + t)
-        _prefetch_read(mask.values, next_mask_at + t)
+        prefetch_read(log_probs.values, next_at + t)
+        prefetch_read(ref_log_probs.values, next_ref_at + t)
+        prefetch_read(mask.values, next_mask_at + t)
         if mask.values.itemsize == 8:
-            _prefetch_read(mask.values, next_mask_at + t + LANES // 2)
-        _prefetch_write(out.values, out_at + t)
+            prefetch_read(mask.values, next_mask_at + t + LANES // 2)
+        prefetch_write(out.values, out_at + t)
     # A sum that left float32's range stays infinite or NaN to the end of the tile.
     return total, abs(total) < HUGE and abs(own[there - 1]) < HUGE
 
 
-@_inline_as_written
+@inline_as_written
 def _weigh_uniform(out, own, sums, share, base, ahead, weight):
     """out = base + weight * (own - share * sums) + ahead, the last being the part of M from before the tile."""
     base32, ahead32, weight32, share32 = np.float32(base), np.float32(ahead), np.float32(weight), np.float32(share)
@@ -320,7 +187,7 @@ def _weigh_uniform(out, own, sums, share, base, ahead, weight):
         out[t] = base32 + (weight32 * (own[t] - sums[t] * share32) + ahead32)
 
 
-@_inline
+@inline
 def _add_valid(own, mask, all_valid, carry, value_sums, counts):
     """Add a row's values to the sums of a tile that is not uniform, and count it where it is valid."""
     if all_valid:
@@ -333,7 +200,7 @@ def _add_valid(own, mask, all_valid, carry, value_sums, counts):
             counts[t] += 1.0 if mask[t] else 0.0
 
 
-@_inline
+@inline
 def _means_and_factors(value_sums, counts, width, baseline):
     """In place: sums to the means that M is measured from, counts to the factors that it is multiplied by."""
     if baseline == NO_BASELINE:
@@ -353,7 +220,7 @@ def _means_and_factors(value_sums, counts, width, baseline):
             counts[t] = counts[t] / (counts[t] - 1.0) if counts[t] > 1.0 else 0.0
 
 
-@_inline_as_written
+@inline_as_written
 def _weigh_mixed(out, own, mask, means, factors, carry, base, weight):
     """out = base + weight * M at valid places, 0 elsewhere."""
     base32 = np.float32(base)
@@ -362,7 +229,7 @@ def _weigh_mixed(out, own, mask, means, factors, carry, base, weight):
         out[t] = base32 + np.float32(weight * step) if mask[t] else np.float32(0.0)
 
 
-@_jit
+@jit
 def token_advantages(
     first_group, end_group, groups, lengths, log_probs, ref_log_probs, mask, out,
     base, weight, baseline, process, squares, valid_counts, scratch,
@@ -394,7 +261,7 @@ def token_advantages(
             scratch.live[k] = k
             scratch.carries[k] = 0.0
             if process == SUFFIX:
-                scratch.carries[k] = _row_total(row, lengths[row], log_probs, ref_log_probs, mask)
+                scratch.carries[k] = row_total(row, lengths[row], log_probs, ref_log_probs, mask)
 
         while True:
             # Rows that have no token left are out.
@@ -434,7 +301,7 @@ def token_advantages(
                 if next_start >= lengths[row]:
                     next_row, next_start = groups.rows[min(end + k, len(groups.rows) - 1)], 0
                 own = scratch.local[k]
-                scratch.totals[k], is_finite = _local_values(
+                scratch.totals[k], is_finite = local_values(
                     row, start, there, next_row, next_start, scratch.kinds[k],
                     log_probs, ref_log_probs, mask, out, process, own, scratch.sums, scratch.spare, scratch.zero[0],
                 )  # fmt: skip
@@ -513,94 +380,7 @@ def token_advantages(
     return fine, alone
 
 
-@_inline
-def _end_of_step(t, row, length, log_probs, ref_log_probs, mask, step_ids):
-    """Where the step that starts at valid token t ends (masked tokens behind it included), and its log-ratios' sum."""
-    at, ref_at = log_probs.starts[row], ref_log_probs.starts[row]
-    mask_at, ids_at = mask.starts[row], step_ids.starts[row]
-    step, total = step_ids.values[ids_at + t], 0.0
-    while t < length and (not mask.values[mask_at + t] or step_ids.values[ids_at + t] == step):
-        if mask.values[mask_at + t]:
-            total += np.float64(log_probs.values[at + t]) - np.float64(ref_log_probs.values[ref_at + t])
-        t += 1
-    return t, total
-
-
-@_jit
-def step_advantages(
-    first_group, end_group, groups, lengths, log_probs, ref_log_probs, mask, step_ids, lowest, out,
-    base, weight, baseline, process, squares, valid_counts, alive, table_sums, table_counts,
-):  # fmt: skip
-    """`token_advantages` for wider steps: step ids minus `lowest` index the tables, which are all 0 before and after.
-
-    `alive`, a `Flat` of int64 like `out`, gets how many rows of the group have each token's step, if it has values.
-    All is not well, too, where step ids decrease.
-    """
-    fine, alone = True, 0
-    for group in range(first_group, end_group):
-        first, end = groups.starts[group], groups.starts[group + 1]
-        squared, highest = 0.0, -1
-        # Twice over the rows: the first time to sum the values of each step, the second to compare with their mean.
-        for second in range(2):
-            for k in range(first, end):
-                row = groups.rows[k]
-                length = lengths[row]
-                mask_at, ids_at, out_at = mask.starts[row], step_ids.starts[row], out.starts[row]
-                running, t, last = 0.0, 0, -1
-                if process == SUFFIX:
-                    running = _row_total(row, length, log_probs, ref_log_probs, mask)
-                while t < length:
-                    if not mask.values[mask_at + t]:
-                        out.values[out_at + t] = 0.0
-                        if len(alive.values):
-                            alive.values[out_at + t] = 0
-                        t += 1
-                        continue
-                    step = step_ids.values[ids_at + t] - lowest
-                    begin = t
-                    t, total = _end_of_step(t, row, length, log_probs, ref_log_probs, mask, step_ids)
-                    value = total
-                    if process == PREFIX:
-                        running += total
-                        value = running
-                    elif process == SUFFIX:
-                        value = running
-                        running -= total
-                    if not second:
-                        fine &= step > last and abs(total) < HUGE and abs(value) < HUGE
-                        last = step
-                        highest = step if step > highest else highest
-                        table_sums[step] += value
-                        table_counts[step] += 1
-                        continue
-                    count = table_counts[step]
-                    difference = value - table_sums[step] / count
-                    if baseline == LEAVE_ONE_OUT:
-                        difference = difference * count / (count - 1) if count > 1 else 0.0
-                    elif baseline == NO_BASELINE:
-                        difference = value
-                    if count == 1 and baseline == GROUP:
-                        difference = 0.0
-                    advantage = np.float32(base[row]) + np.float32(weight[row] * difference)
-                    for j in range(begin, t):
-                        inside = mask.values[mask_at + j] != 0
-                        out.values[out_at + j] = advantage if inside else np.float32(0.0)
-                        if inside:
-                            squared += np.float64(advantage) * np.float64(advantage)
-                            alone += 1 if count == 1 else 0
-                            if len(squares):
-                                valid_counts[row] += 1
-                        if len(alive.values):
-                            alive.values[out_at + j] = count if inside else 0
-        for step in range(highest + 1):
-            table_sums[step] = 0.0
-            table_counts[step] = 0
-        if len(squares):
-            squares[group] = squared
-    return fine, alone
-
-
-@_jit
+@jit
 def add_outcome(first_row, end_row, lengths, mask, out, base, scale):
     """out = base[row] + scale * out at valid tokens, 0 at masked ones."""
     for row in range(first_row, end_row):
@@ -611,23 +391,23 @@ def add_outcome(first_row, end_row, lengths, mask, out, base, scale):
             target[t] = base32 + scale32 * target[t] if inside[t] else np.float32(0.0)
 
 
-@_jit
-def cumulative_rewards(first_row, end_row, lengths, log_probs, ref_log_probs, mask, beta, cpr, scratch):
-    """The cumulative process reward (Eq. 11) of some rows: its absolute maximum and its sum over their valid tokens.
+@jit
+def cumulative_rewards(first_row, end_row, lengths, log_probs, ref_log_probs, mask, beta, cpr, sums, scratch):
+    """The cumulative process reward (Eq. 11) of some rows; returns its absolute maximum over their valid tokens.
 
-    `cpr`, a `Flat` of float32, gets its values, if it has any. `scratch` is that of one row.
+    `sums` (B,) float64 gets the sum of each row; `cpr`, a `Flat` of float32, the values, if it has any. `scratch` is
+    that of one row.
     """
     tile, own, tops = len(scratch.sums), scratch.local[0], scratch.value_sums
     for t in range(tile):
         tops[t] = 0.0
-    added = 0.0
     for row in range(first_row, end_row):
-        carry = 0.0
+        carry, added = 0.0, 0.0
         for start in range(0, lengths[row], tile):
             there = min(tile, lengths[row] - start)
             at = mask.starts[row] + start
             inside = mask.values[at : at + there]
-            total, _ = _local_values(
+            total, _ = local_values(
                 row, start, there, row, start + tile, _MIXED,
                 log_probs, ref_log_probs, mask, cpr, PREFIX, own, scratch.sums, scratch.spare, scratch.zero[0],
             )  # fmt: skip
@@ -643,13 +423,14 @@ def cumulative_rewards(first_row, end_row, lengths, log_probs, ref_log_probs, ma
                     value = beta * (carry + np.float64(own[t]))
                     target[t] = np.float32(value) if inside[t] else np.float32(0.0)
             carry += total
+        sums[row] = added
     largest = 0.0
     for t in range(tile):
         largest = max(largest, tops[t])
-    return largest, added
+    return largest
 
 
-@_jit
+@jit
 def count_alive(groups, lengths, mask, alive, counts):
     """alive, a `Flat` of int64: for each valid token, how many of the group's rows are valid at its position.
 
@@ -669,16 +450,3 @@ def count_alive(groups, lengths, mask, alive, counts):
             target = alive.values[alive.starts[row] : alive.starts[row] + lengths[row]]
             for t in range(len(inside)):
                 target[t] = counts[t] if inside[t] else 0
-
-
-@_jit
-def step_range(lengths, mask, step_ids):
-    """The lowest and the highest step id of a valid token; (0, -1) without one."""
-    lowest, highest = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-    for row in range(len(lengths)):
-        at, mask_at = step_ids.starts[row], mask.starts[row]
-        for t in range(lengths[row]):
-            if mask.values[mask_at + t]:
-                step = np.int64(step_ids.values[at + t])
-                lowest, highest = min(lowest, step), max(highest, step)
-    return (lowest, highest) if lowest <= highest else (0, -1)

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from recipe.spro.advantage import cpu_kernels as kernels
+from recipe.spro.advantage import cpu_step_kernels as step_kernels
 from recipe.spro.advantage.arguments import Arguments
 from recipe.spro.advantage.cpu_kernels import Flat, Members, Scratch
+from recipe.spro.advantage.cpu_vectors import LANES
 from recipe.spro.advantage.groups import outcome_advantages
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
 from recipe.spro.advantage.rows import Rows
@@ -104,19 +106,21 @@ def advantage(
 
     cpr_rows, cpr = batch.new(torch.float32) if options.return_parts else (None, batch.none(np.float32))
 
-    def rewards(first: int, end: int) -> tuple[float, float]:
-        inputs = (batch.lengths, batch.log_probs, batch.ref_log_probs, batch.mask)
-        return kernels.cumulative_rewards(first, end, *inputs, float(options.beta), cpr, _scratch(1, kernels.TILE))
+    cpr_sums = np.zeros(len(outcome))
 
-    cpr_numbers = _in_threads(batch.lengths, rewards)
+    def rewards(first: int, end: int) -> float:
+        inputs = (batch.lengths, batch.log_probs, batch.ref_log_probs, batch.mask, float(options.beta))
+        return kernels.cumulative_rewards(first, end, *inputs, cpr, cpr_sums, _scratch(1, kernels.TILE))
+
+    cpr_abs_max = max(_in_threads(batch.lengths, rewards))
     parts = None
     if cpr_rows is not None and alive_rows is not None and msa is not None:
         outcome_B, scale_ = torch.from_numpy(outcome).float(), torch.tensor(scale, dtype=torch.float32)
         parts = SproParts(cpr_rows.tensor(), msa, outcome_B, alive_rows.tensor(), scale_)
     stats = SproStats(
         valid_count=int(counts.sum()),
-        cpr_abs_max=max(largest for largest, _ in cpr_numbers),
-        cpr_sum=sum(added for _, added in cpr_numbers),
+        cpr_abs_max=cpr_abs_max,
+        cpr_sum=float(cpr_sums.sum()),
         msa_square_sum=scale**2 * msa_squares,
         outcome_square_sum=outcome_squares,
         alive_one_count=alone,
@@ -146,7 +150,7 @@ def _run(
     if batch.step_ids is None:
         largest = int(np.diff(batch.members.starts).max(initial=1))
         # Many rows in hand mean fewer tokens of each.
-        tile = kernels.TILE if largest <= 64 else kernels.LANES * 4
+        tile = kernels.TILE if largest <= 64 else LANES * 4
 
         def token_steps(first: int, end: int) -> tuple[bool, int]:
             return kernels.token_advantages(first, end, *inputs, out, *how, _scratch(largest, tile))
@@ -159,7 +163,7 @@ def _run(
 
         def wide_steps(first: int, end: int) -> tuple[bool, int]:
             tables = np.zeros(size), np.zeros(size, np.int64)
-            return kernels.step_advantages(first, end, *inputs, step_ids, lowest, out, *how, alive, *tables)
+            return step_kernels.step_advantages(first, end, *inputs, step_ids, lowest, out, *how, alive, *tables)
 
         results = _in_threads(tokens_of_group, wide_steps)
     if not all(fine for fine, _ in results):
@@ -185,7 +189,7 @@ def _in_threads(sizes: np.ndarray, work: Callable[[int, int], Any]) -> list[Any]
 
 def _table(batch: _Batch, step_ids: Flat) -> tuple[Flat, int, int]:
     """Step ids that fit into a table of about a row's length, the lowest of them, and the table's size."""
-    lowest, highest = kernels.step_range(batch.lengths, batch.mask, step_ids)
+    lowest, highest = step_kernels.step_range(batch.lengths, batch.mask, step_ids)
     if highest - lowest < _SPARSE * (batch.width + 1):
         return step_ids, lowest, highest - lowest + 1
     distinct, ranks = np.unique(step_ids.values, return_inverse=True)
@@ -195,7 +199,7 @@ def _table(batch: _Batch, step_ids: Flat) -> tuple[Flat, int, int]:
 def _scratch(rows: int, tile: int) -> Scratch:
     """Room for a thread that has groups of so many rows."""
     return Scratch(
-        local=_aligned(rows * (tile + kernels.LANES)).reshape(rows, tile + kernels.LANES),
+        local=_aligned(rows * (tile + LANES)).reshape(rows, tile + LANES),
         sums=_aligned(tile),
         spare=_aligned(tile),
         value_sums=np.empty(tile),
@@ -211,9 +215,8 @@ def _scratch(rows: int, tile: int) -> Scratch:
 
 def _aligned(size: int) -> np.ndarray:
     """(size,) float32 from the start of a cache line: a vector across two of them costs twice."""
-    lane = kernels.LANES
-    x = np.empty(size + lane, np.float32)
-    skip = -(x.ctypes.data // x.itemsize) % lane
+    x = np.empty(size + LANES, np.float32)
+    skip = -(x.ctypes.data // x.itemsize) % LANES
     return x[skip : skip + size]
 
 
