@@ -1,8 +1,8 @@
 """Memory for large results on the CPU, used again once nobody holds them.
 
-The operating system hands out fresh memory as empty pages, and filling them one fault at a time takes several times as
-long as computing what goes into them (128 MiB: 50 ms beside 20). malloc keeps what it gets back up to 32 MiB; this
-does the same for one larger buffer, which therefore stays allocated between two steps of a training.
+The operating system hands out fresh memory as empty pages, and the faults that fill them take longer than computing
+what goes into them (128 MiB: 50 ms beside 20). malloc keeps some of what it gets back, depending on what else the
+process does; this keeps one buffer for certain, which therefore stays allocated between two steps of a training.
 """
 
 import sys
@@ -11,8 +11,8 @@ import threading
 import numpy as np
 import torch
 
-# From here on malloc returns memory to the system each time (glibc's largest mmap threshold).
-_LARGE = (32 << 20) // 4
+# Of fewer values (1 MiB) the faults do not matter.
+_LARGE = (1 << 20) // 4
 
 # Batches differ in length from step to step: this much more is allocated, in parts of the size.
 _HEADROOM = 16
