@@ -48,12 +48,12 @@ def _corrects_rollout(algorithm: Any) -> bool:
     return bool(correction) and not correction.get("bypass_mode", False)
 
 
-def _with_offsets_of(mask: Any, x: Any) -> Any:
+def _with_offsets_of(mask: Any, name: str, x: Any) -> Any:
     """The same values as x, a field of the same lengths, with the mask's very offsets: only then torch adds them."""
     import torch
 
     if not torch.equal(x.offsets().diff(), mask.offsets().diff()):
-        raise ValueError("a field of the batch differs from the response mask in its lengths")
+        raise ValueError(f"the batch's field {name!r} differs from the response mask in its lengths")
     return torch.nested.nested_tensor_from_jagged(x.values(), mask.offsets())
 
 
@@ -90,7 +90,7 @@ def _as_batch(fetched: Any) -> Any:
 
     uids = np.array(fetched.pop("uid").tolist(), dtype=object)
     mask = fetched["response_mask"]
-    fields = {name: mask if name == "response_mask" else _with_offsets_of(mask, x) for name, x in fetched.items()}
+    fields = {name: mask if name == "response_mask" else _with_offsets_of(mask, name, x) for name, x in fetched.items()}
     fields["token_level_scores"] = fields.pop("rm_scores")
     return DataProto(batch=TensorDict(fields, batch_size=len(uids)), non_tensor_batch={"uid": uids})
 

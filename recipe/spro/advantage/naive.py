@@ -13,6 +13,7 @@ from recipe.spro.advantage.inputs import check_inputs
 from recipe.spro.advantage.interface import Options, SproParts
 
 
+@torch.no_grad()
 def spro_advantage_naive(
     log_probs: torch.Tensor,
     ref_log_probs: torch.Tensor,
