@@ -18,6 +18,7 @@ import traceback
 EXTENSIONS = (
     "cpu",
     "config_checks",
+    "estimator_context",
     "estimator_inputs",
     "estimator_metrics",
     "poll_interval",

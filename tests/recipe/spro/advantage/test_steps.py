@@ -301,7 +301,7 @@ def test_a_byte_level_tokenizer() -> None:
     table = TokenTable.of(tokenizer)
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     merged = [index for index, piece in enumerate(pieces) if "Ċ" in piece and len(piece) > 1]
-    assert len(merged) > 3
+    assert len(merged) > 2
     for index, piece in enumerate(pieces):
         assert bool(table.ends_line[index]) == ("Ċ" in piece)
         if piece.startswith(("Ġ", "Ċ")):
