@@ -31,12 +31,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from verl_ext.estimator_inputs import provide
 from verl_ext.patching import PatchError, on_import, target, wrap
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _EXTRA_FIELDS = "__verl_ext_extra_fields__"
 
@@ -102,11 +103,16 @@ def _outputs(data: Any) -> list[tuple[str, int]] | None:
 
 
 def _session_ids(data: Any) -> np.ndarray | None:
+    # Loading the plugin must stay cheap.
+    import numpy as np
+
     outputs = _outputs(data)
     return None if outputs is None else np.array([session for session, _ in outputs], dtype=object)
 
 
 def _final_outputs(data: Any) -> np.ndarray | None:
+    import numpy as np
+
     outputs = _outputs(data)
     if outputs is None:
         return None

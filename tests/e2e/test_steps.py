@@ -43,9 +43,10 @@ def line_of_each_token(tokens: list[str]) -> list[int]:
 def line_steps(batch: dict[str, Any], base: Path) -> torch.Tensor:
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     rows = []
-    for ids in batch["responses"].tolist():
-        # No holes in these masks, and behind the end it does not matter.
-        rows.append(line_of_each_token([tokenizer.decode([i], skip_special_tokens=True) for i in ids]))
+    for ids, mask in zip(batch["responses"].tolist(), batch["response_mask"].tolist(), strict=True):
+        # No holes in these masks.
+        own = line_of_each_token([tokenizer.decode([i], skip_special_tokens=True) for i in ids[: sum(mask)]])
+        rows.append(own + [0] * (len(ids) - len(own)))
     return torch.tensor(rows)
 
 
@@ -124,25 +125,15 @@ def test_turns_with_a_tool_and_sessions_of_two_outputs(step: int, tool_run: Run)
 @EACH_STEP
 def test_a_tools_tokens_have_no_advantage_and_move_no_baseline(step: int, tool_run: Run) -> None:
     batch = tool_run.batch(step)
-    lengths = torch.tensor([len(row) for row in batch["response_mask"]])
     masked = batch["response_mask"] == 0
     inside = masked & (batch["response_mask"].flip(1).cummax(1).values.flip(1) == 1)
     # Two calls of four tokens in each output.
     assert int(inside.sum()) >= 24 * 2 * 4
-    assert len(lengths) == len(batch["keys"])
     assert (batch["advantages"][masked] == 0).all()
     expected = tool_oracle(batch)
     for field in ("old_log_probs", "ref_log_prob"):
         batch[field] = torch.where(masked, 100 * torch.randn(masked.shape), batch[field])
     assert torch.equal(tool_oracle(batch), expected)
-
-
-def test_turns_fetch_nothing_more(tool_run: Run, line_run: Run) -> None:
-    """The tool's newline and the rest of the text are not looked at; lines need the token ids."""
-    from recipe.spro.estimator import _extra_fields
-
-    assert _extra_fields({"spro": {"step": "turn"}}) == ()
-    assert _extra_fields({"spro": {"step": "line"}}) == ("responses",)
 
 
 def test_the_turns_trained(tool_run: Run) -> None:

@@ -37,7 +37,8 @@ def final_row_of(session_ids: np.ndarray, final_outputs: np.ndarray) -> torch.Te
     names, session_B = np.unique(session_ids.astype(str), return_inverse=True)
     finals_S = np.bincount(session_B, weights=final_outputs, minlength=len(names))
     if len(wrong := np.flatnonzero(finals_S != 1)):
-        raise ValueError(f"session {names[wrong[0]]!r} has {int(finals_S[wrong[0]])} final outputs, it must have one")
+        name, finals = str(names[wrong[0]]), int(finals_S[wrong[0]])
+        raise ValueError(f"session {name!r} has {finals} final outputs, it must have one")
     row_S = np.empty(len(names), dtype=np.int64)
     row_S[session_B[final_outputs]] = np.flatnonzero(final_outputs)
     return torch.from_numpy(row_S[session_B])
@@ -107,7 +108,7 @@ def _share_scale(outcome: torch.Tensor, msa: torch.Tensor, max_share: float | No
     """() the factor that keeps rms(M) within max_share * rms(O) over the valid tokens, as in `spro_advantage`."""
     size_outcome, size_msa = outcome.double().norm(), msa.double().norm()
     if max_share is None or (size_msa == 0 and size_outcome > 0):
-        return torch.ones((), dtype=torch.float64)
+        return size_msa.new_ones(())
     if size_outcome == 0:
-        return torch.zeros((), dtype=torch.float64)
+        return size_msa.new_zeros(())
     return (max_share * size_outcome / size_msa).clamp(max=1)
