@@ -11,7 +11,8 @@ from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import spro_advantage
 from recipe.spro.advantage.sessions import final_row_of, spro_advantage_of_sessions
-from recipe.spro.advantage.steps import TokenTable, make_step_ids, tokenize_delimiters
+from recipe.spro.advantage.steps import make_step_ids
+from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from recipe.spro.metrics import process_metrics
 from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
 from recipe.spro.settings import SproSettings

@@ -6,7 +6,7 @@
 | line | with a token whose text holds a newline |
 | sentence | with a token that ends a sentence: `.`, `!` or `?` with white space or nothing after it; `。`, `！`, `？` |
 | turn | where the response mask does: a run of valid tokens is a step (multi-turn, tools) |
-| delimiter | with one of the token sequences given |
+| delimiter | with one of the token sequences given (`vocabulary.tokenize_delimiters` makes them of texts) |
 
 Common to all of them:
 
@@ -21,8 +21,8 @@ Common to all of them:
 Steps are numbered 0, 1, 2, ... in each row, so that the rows of a group are compared line by line, turn by turn.
 
 What this does not see: abbreviations ("e.g. this" ends a sentence, "3.14" and "a.b" do not); a CJK full stop that the
-vocabulary splits into bytes; a closing quote or bracket that is a token of its own ("why?" ")"); a delimiter inside a
-merged token (delimiters are compared as token ids).
+vocabulary splits into bytes; a closing quote or bracket that is a token of its own ("why?" ")"); a delimiter that is
+cut into tokens in another way than by itself (they are compared as token ids).
 
 Legend: B rows, T token positions, t_i the length of row i, N valid tokens of the batch (row by row), V vocabulary size,
 P pieces: what lies between two ends, before empty ones are given to their neighbour.
@@ -30,67 +30,14 @@ P pieces: what lies between two ends, before empty ones are given to their neigh
 
 from __future__ import annotations
 
-import re
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from recipe.spro.advantage.vocabulary import TokenTable
+
 STEPS = ("token", "line", "sentence", "turn", "delimiter")
-
-# What may close a sentence after its mark: quotes and brackets.
-_CLOSERS = r"""["'”’)\]}」』）】]*"""
-_SENTENCE_END = re.compile(rf"[.!?。！？]{_CLOSERS}\s|[。！？]{_CLOSERS}$")
-_MAYBE_SENTENCE_END = re.compile(rf"[.!?]{_CLOSERS}$")
-_NOTHING_BUT_MARKS = re.compile(r"""[\s.!?。！？"'”’)\]}」』）】]*""")
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """What each token of a vocabulary is: (V,) bool each, on the CPU.
-
-    Ids beyond the table (rows that pad an embedding) are ordinary tokens: False everywhere. A special token has no
-    text: it is blank and ends nothing.
-    """
-
-    ends_line: torch.Tensor
-    """The text holds a newline."""
-    blank: torch.Tensor
-    """The text is white space."""
-    ends_sentence: torch.Tensor
-    """The text ends a sentence whatever follows."""
-    may_end_sentence: torch.Tensor
-    """The text ends with `.`, `!` or `?`: the next token decides."""
-    marks_only: torch.Tensor
-    """The text is white space and punctuation that ends or closes a sentence."""
-    lets_sentence_end: torch.Tensor
-    """The text starts with white space, or there is none: a `.` before it is a full stop."""
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> TokenTable:
-        """The table of a Hugging Face tokenizer, made once per tokenizer: it decodes each id by itself."""
-        made = _tables.get(tokenizer)
-        if made is None or made[0] != len(tokenizer):
-            texts = _texts(tokenizer)
-            made = (
-                len(tokenizer),
-                cls(
-                    ends_line=_flags("\n" in text for text in texts),
-                    blank=_flags(not text.strip() for text in texts),
-                    ends_sentence=_flags(_SENTENCE_END.search(text) is not None for text in texts),
-                    may_end_sentence=_flags(_MAYBE_SENTENCE_END.search(text) is not None for text in texts),
-                    marks_only=_flags(_NOTHING_BUT_MARKS.fullmatch(text) is not None for text in texts),
-                    lets_sentence_end=_flags(not text or text[0].isspace() for text in texts),
-                ),
-            )
-            _tables[tokenizer] = made
-        return made[1]
-
-
-# By tokenizer: its length when the table was made (tokens can be added), and the table.
-_tables: weakref.WeakKeyDictionary[Any, tuple[int, TokenTable]] = weakref.WeakKeyDictionary()
 
 
 def make_step_ids(
@@ -149,19 +96,6 @@ def make_step_ids(
     else:
         ends_N, empty_N = _find_sentence_ends(ids_N, valid, table), _look_up(table.marks_only, ids_N)
     return valid.spread(_number_steps(ends_N, empty_N, valid.rows))
-
-
-def tokenize_delimiters(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The token sequences of some texts, without special tokens.
-
-    Raises:
-        ValueError: a text of which the tokenizer makes no token.
-    """
-    found = [list(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-    for text, ids in zip(texts, found, strict=True):
-        if not ids:
-            raise ValueError(f"the tokenizer makes no token of the delimiter {text!r}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -278,13 +212,18 @@ def _find_delimiters(
     """(N,) bool: the last token of a delimiter; and any token of one."""
     if not delimiters:
         raise ValueError("delimiters must hold at least one token sequence")
-    run_N = _begins_run(valid).long().cumsum(0)
-    ends_N = torch.zeros_like(ids_N, dtype=torch.bool)
-    inside_N = torch.zeros_like(ends_N)
     for number, delimiter in enumerate(delimiters):
-        length = len(delimiter)
-        if not length:
+        if not len(delimiter):
             raise ValueError(f"delimiters[{number}] is empty")
+    # Of one token each there may be thousands: all that hold a text.
+    single = [delimiter[0] for delimiter in delimiters if len(delimiter) == 1]
+    ends_N = torch.isin(ids_N, torch.tensor(single, dtype=torch.int64, device=ids_N.device))
+    inside_N = ends_N.clone()
+    run_N = _begins_run(valid).long().cumsum(0)
+    for delimiter in delimiters:
+        length = len(delimiter)
+        if length == 1:
+            continue
         starts = max(len(ids_N) - length + 1, 0)
         # By the place of the first token; the last one must belong to the same run of valid tokens.
         found = run_N[:starts] == run_N[length - 1 :]
@@ -294,24 +233,3 @@ def _find_delimiters(
         for place in range(length):
             inside_N[place : place + starts] |= found
     return ends_N, inside_N
-
-
-def _texts(tokenizer: Any) -> list[str]:
-    """The text of each id, "" for a special token."""
-    size = max([len(tokenizer), *(index + 1 for index in tokenizer.get_vocab().values())])
-    special = set(tokenizer.all_special_ids)
-    special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-
-    def text(index: int, piece: str | None) -> str:
-        if piece is None or index in special:
-            return ""
-        # SentencePiece's mark of a space: decoded by itself it would be lost.
-        if piece.startswith("▁"):
-            return piece.replace("▁", " ")
-        return tokenizer.decode([index], clean_up_tokenization_spaces=False)
-
-    return [text(*pair) for pair in enumerate(tokenizer.convert_ids_to_tokens(list(range(size))))]
-
-
-def _flags(values: Any) -> torch.Tensor:
-    return torch.tensor(list(values), dtype=torch.bool)

@@ -12,7 +12,8 @@ from verl import DataProto
 from verl.trainer.ppo.v1 import utils as v1
 
 from examples.arithmetic.make_model import make_tokenizer
-from recipe.spro.advantage.steps import STEPS, TokenTable, make_step_ids, tokenize_delimiters
+from recipe.spro.advantage.steps import STEPS, make_step_ids
+from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from recipe.spro.estimator import compute_spro_advantage
 from tests.recipe.spro.test_estimator import N, T, batch, oracle
 from tests.support import composed

@@ -12,7 +12,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from recipe.spro.advantage import spro_advantage, spro_advantage_naive
-from recipe.spro.advantage.steps import STEPS, TokenTable, make_step_ids, tokenize_delimiters
+from recipe.spro.advantage.steps import STEPS, make_step_ids
+from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from tests.recipe.spro.advantage.batches import jagged, random_batch
 
 # A vocabulary with every kind of token; the last one is special.
@@ -354,10 +355,25 @@ def test_a_sentencepiece_tokenizer() -> None:
 
 def test_delimiters_by_the_tokenizer() -> None:
     tokenizer = byte_level_tokenizer()
-    ids = tokenize_delimiters(tokenizer, ["Yes. ", "<|end|>"])
-    assert [tokenizer.decode(one) for one in ids] == ["Yes. ", "<|end|>"]
+    first, second, *single = tokenize_delimiters(tokenizer, ["Yes. ", "<|end|>"])
+    assert [tokenizer.decode(one) for one in (first, second)] == ["Yes. ", "<|end|>"]
+    assert not single
     with pytest.raises(ValueError, match="the tokenizer makes no token of the delimiter ''"):
         tokenize_delimiters(tokenizer, [""])
+
+
+def test_delimiters_inside_merged_tokens() -> None:
+    tokenizer = byte_level_tokenizer()
+    delimiters = tokenize_delimiters(tokenizer, ["\n\n", "es"])
+    texts = {tokenizer.decode(one) for one in delimiters}
+    assert {"\n\n", ")\n\n", "es"} <= texts
+    assert all("\n\n" in text or "es" in text for text in texts)
+    assert len({tuple(one) for one in delimiters}) == len(delimiters)
+    text = "f(x)\n\nA Yes. Z"
+    ids = torch.tensor([tokenizer.encode(text)])
+    steps = make_step_ids("delimiter", torch.ones_like(ids), ids, delimiters=delimiters)
+    assert steps is not None
+    assert [tokenizer.decode(ids[steps == number]) for number in range(3)] == ["f(x)\n\n", "A Yes", ". Z"]
 
 
 def test_every_step_is_covered_here() -> None:
