@@ -1,64 +1,44 @@
-"""An agent loop with a tool, driven by an untrained model. Loaded by verl's agent-loop workers."""
+"""verl's own tool agent, driven by an untrained model. Loaded by verl's agent-loop workers."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
-from uuid import uuid4
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
-
-# Tokens of the model in a turn at most, and turns in an output.
-TURN_TOKENS, TURNS = 5, 3
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
 
-def count_vowels(text: str) -> str:
-    """The tool: something that depends on what the model wrote."""
-    return f"<{sum(character in 'aeiouAEIOU' for character in text) % 10}\n>"
+@ToolParser.register("everything_is_a_call")
+class EverythingIsACall(ToolParser):
+    """Sees a call of the tool in whatever the model wrote: an untrained model never writes one in a format."""
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Every sixth token ends the model's turn, which an untrained model does not do either."""
+        return [index for index in range(0, len(self.tokenizer), 6) if index != self.tokenizer.eos_token_id]
+
+    async def extract_tool_calls(self, responses_ids: list[int], tools: Any = None) -> tuple[str, list[FunctionCall]]:
+        text = self.tokenizer.decode(responses_ids)
+        return text, [FunctionCall(name="count_vowels", arguments=json.dumps({"text": text}))]
 
 
-class ForcedToolAgentLoop(AgentLoopBase):
-    """Calls a tool between the model's turns, whatever the model wrote.
+class ToolAgentOfTwoOutputs(ToolAgentLoop):
+    """verl's tool agent, of which sessions of an odd number return two outputs.
 
-    verl's own `tool_agent` waits for the model to write a call in some format, which an untrained model never does.
-    The model's turns come from the run's vLLM server; the tool runs in this process, and its words (with a newline)
-    go into the context with mask 0. Sessions of an odd number return two outputs: the second begins with a fresh
-    context, the prompt and the first output's last tokens, as an agent that condenses its history would.
+    The second begins with a fresh context, as an agent that condenses its history would: the prompt with the last two
+    characters of the first output in place of its own.
     """
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput | list[AgentLoopOutput]:
-        prompt = await self.ct_build_initial_tokens(list(kwargs["raw_prompt"]))
-        first = await self._converse(prompt, sampling_params)
+        first = await super().run(sampling_params, **kwargs)
         if int(kwargs["session_id"]) % 2 == 0:
             return first
-        return [first, await self._converse([*prompt[:-2], *first.response_ids[-2:]], sampling_params)]
-
-    async def _converse(self, prompt: list[int], sampling_params: dict[str, Any]) -> AgentLoopOutput:
-        response: list[int] = []
-        mask: list[int] = []
-        log_probs: list[float] = []
-        extra_fields: dict[str, Any] = {}
-        for turn in range(TURNS):
-            output = await self.server_manager.generate(
-                request_id=uuid4().hex,
-                prompt_ids=[*prompt, *response],
-                # Turns of different lengths, so that a turn is no fixed span of positions.
-                sampling_params={**sampling_params, "max_tokens": TURN_TOKENS - turn},
-            )
-            extra_fields = extra_fields or dict(output.extra_fields)
-            response += output.token_ids
-            mask += [1] * len(output.token_ids)
-            log_probs += output.log_probs
-            if turn < TURNS - 1:
-                words = self.tokenizer.encode(count_vowels(self.tokenizer.decode(output.token_ids)))
-                response += words
-                mask += [0] * len(words)
-                log_probs += [0.0] * len(words)
-        return AgentLoopOutput(
-            prompt_ids=prompt,
-            response_ids=response,
-            response_mask=mask,
-            response_logprobs=log_probs,
-            num_turns=2 * TURNS,
-            metrics=AgentLoopMetrics(),
-            extra_fields={**extra_fields, "turn_scores": [], "tool_rewards": []},
+        (message,) = kwargs.pop("raw_prompt")
+        # One token a character, so that the prompt stays as long as it was.
+        last = "".join(
+            character if character.isascii() else "?" for character in self.tokenizer.decode(first.response_ids[-2:])
         )
+        condensed = {**message, "content": message["content"][:-2] + last[-2:]}
+        return [first, await super().run(sampling_params, raw_prompt=[condensed], **kwargs)]

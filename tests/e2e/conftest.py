@@ -28,6 +28,9 @@ RESUMED_STEPS = 6
 # At the first one policy and reference are the same, and there is nothing to see.
 STEPS_OF_WIDE_STEPS = 2
 
+# Turns of the model in an output, at most.
+TURNS = 3
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here is end to end, and runs on the stack without an accelerator."""
@@ -123,15 +126,20 @@ def line_run(base_of_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 @pytest.fixture(scope="session")
 def tool_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A step is a turn; a tool speaks between the turns, and every other session has two outputs."""
+    """A step is a turn; verl's tool agent calls a tool between the turns, and every other session has two outputs."""
     folder = tmp_path_factory.mktemp("tool")
     loops = folder / "agent_loops.yaml"
-    loops.write_text("- name: forced_tool\n  _target_: tests.e2e.agent_loops.ForcedToolAgentLoop\n")
+    loops.write_text("- name: of_two_outputs\n  _target_: tests.e2e.agent_loops.ToolAgentOfTwoOutputs\n")
+    rollout = "actor_rollout_ref.rollout"
     extra = [
         "algorithm.spro.step=turn",
         "algorithm.spro.beta=0.5",
-        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={loops}",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=forced_tool",
+        f"{rollout}.agent.agent_loop_config_path={loops}",
+        f"{rollout}.agent.default_agent_loop=of_two_outputs",
+        f"{rollout}.multi_turn.enable=True",
+        f"{rollout}.multi_turn.format=everything_is_a_call",
+        f"{rollout}.multi_turn.max_assistant_turns={TURNS}",
+        f"{rollout}.multi_turn.function_tool_path={ROOT}/tests/e2e/tool.py",
     ]
     return _finished(make_run(base, folder, *extra, steps=STEPS_OF_WIDE_STEPS))
 

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoTokenizer
 
 from recipe.spro.advantage import spro_advantage_naive
-from tests.e2e.agent_loops import TURNS
-from tests.e2e.conftest import STEPS_OF_WIDE_STEPS
+from recipe.spro.advantage.sessions import final_row_of, spro_advantage_of_sessions
+from tests.e2e.conftest import STEPS_OF_WIDE_STEPS, TURNS
 from tests.e2e.stack import Run
 
 BETA = 0.5
@@ -106,34 +106,80 @@ def tool_oracle(batch: dict[str, Any]) -> torch.Tensor:
     return (outcome_by_sessions(batch)[:, None] + parts.msa) * batch["response_mask"]
 
 
+def real_rows(batch: dict[str, Any]) -> torch.Tensor:
+    """(B,) bool: not verl's padding."""
+    return torch.tensor([not key.startswith("pad") for key in batch["keys"]])
+
+
+def tool_tokens(batch: dict[str, Any]) -> torch.Tensor:
+    """(B, T) bool: masked, with a token of the model behind it."""
+    mask = batch["response_mask"]
+    return (mask == 0) & (mask.flip(1).cummax(1).values.flip(1) == 1)
+
+
 @EACH_STEP
 def test_turns_with_a_tool_and_sessions_of_two_outputs(step: int, tool_run: Run) -> None:
     batch = tool_run.batch(step)
-    mask = batch["response_mask"]
-    real = torch.tensor([not key.startswith("pad") for key in batch["keys"]])
-    numbers = [key.rsplit("_", 1)[1] for key in batch["keys"]]
-    # 4 prompts x 4 sessions, half of them with a second output.
+    real, steps = real_rows(batch), turn_steps(batch["response_mask"])
+    # 4 prompts x 4 sessions, half of them with a second output; most outputs have several turns.
     assert int(real.sum()) == 24
-    assert numbers.count("1") == 8
-    assert (turn_steps(mask).max(1).values[real] == TURNS - 1).all()
-    torch.testing.assert_close(batch["advantages"].double(), tool_oracle(batch), atol=1e-5, rtol=1e-5)
-    # Each row once, as every estimator but GRPO has it in verl, would be something else.
-    wrong = oracle(batch, batch["rm_scores"].sum(-1), turn_steps(mask))
-    assert (tool_oracle(batch) - wrong).abs().max() > 1e-2
+    assert sum(key.endswith("_1") for key in batch["keys"]) == 8
+    assert 1.5 < float(steps.max(1).values[real].double().mean()) + 1 <= TURNS
+    expected = tool_oracle(batch)
+    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+    # Each row once, as verl has it for every estimator but its GRPO, would be something else; so would steps of tokens.
+    rewards = batch["rm_scores"].sum(-1)
+    assert (expected - oracle(batch, rewards, steps)).abs().max() > 1e-2
+    if step > 1:
+        assert (oracle(batch, rewards, None) - oracle(batch, rewards, steps)).abs().max() > 1e-3
+
+
+@EACH_STEP
+def test_the_tool_was_called(step: int, tool_run: Run, base: Path) -> None:
+    """Between the turns stands what it says of the turn before."""
+    batch = tool_run.batch(step)
+    tokenizer = AutoTokenizer.from_pretrained(base / "model")
+    spoken = tool_tokens(batch)
+    calls = 0
+    for ids, mask, tool in zip(batch["responses"], batch["response_mask"], spoken, strict=True):
+        turns = turn_steps(mask[None])[0]
+        for turn in range(int(turns.max())):
+            begin = int(((turns == turn) & (mask == 1)).nonzero().max()) + 1
+            end = int(((turns == turn + 1) & (mask == 1)).nonzero().min())
+            said = tokenizer.decode(ids[(turns == turn) & (mask == 1)])
+            vowels = sum(character in "aeiouAEIOU" for character in said)
+            # Behind <|im_end|> verl puts the newline of Qwen's template.
+            assert tokenizer.decode(ids[begin:end]).removeprefix("\n") == f"<{vowels}\n>"
+            assert tool[begin:end].all()
+            calls += 1
+    assert calls > 24
 
 
 @EACH_STEP
 def test_a_tools_tokens_have_no_advantage_and_move_no_baseline(step: int, tool_run: Run) -> None:
     batch = tool_run.batch(step)
+    assert tool_tokens(batch).any()
     masked = batch["response_mask"] == 0
-    inside = masked & (batch["response_mask"].flip(1).cummax(1).values.flip(1) == 1)
-    # Two calls of four tokens in each output.
-    assert int(inside.sum()) >= 24 * 2 * 4
     assert (batch["advantages"][masked] == 0).all()
     expected = tool_oracle(batch)
     for field in ("old_log_probs", "ref_log_prob"):
         batch[field] = torch.where(masked, 100 * torch.randn(masked.shape), batch[field])
     assert torch.equal(tool_oracle(batch), expected)
+    # And the code that trained gives what it gave, to the bit.
+    sessions = np.array([key.rsplit("_", 1)[0] for key in batch["keys"]], dtype=object)
+    numbers = np.array([int(key.rsplit("_", 1)[1]) for key in batch["keys"]])
+    final = np.array([number == numbers[sessions == one].max() for one, number in zip(sessions, numbers, strict=True)])
+    again, _ = spro_advantage_of_sessions(
+        batch["old_log_probs"],
+        batch["ref_log_prob"],
+        batch["response_mask"],
+        batch["rm_scores"].sum(-1),
+        np.array(batch["uid"], dtype=object),
+        final_rows=final_row_of(sessions, final),
+        step_ids=turn_steps(batch["response_mask"]),
+        beta=BETA,
+    )
+    assert torch.equal(again, batch["advantages"])
 
 
 def test_the_turns_trained(tool_run: Run) -> None:
