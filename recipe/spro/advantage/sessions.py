@@ -88,7 +88,7 @@ def spro_advantage_of_sessions(
     # The outcome needs no tokens.
     is_final = final_rows == torch.arange(len(final_rows), device=final_rows.device)
     none = log_probs[is_final, :0], ref_log_probs[is_final, :0], response_mask[is_final, :0]
-    _, of_finals = _with_parts(*none, rewards[is_final], group_ids[is_final.numpy()], **options)
+    _, of_finals = _with_parts(*none, rewards[is_final], group_ids[is_final.cpu().numpy()], **options)
     outcome = of_finals.outcome[is_final.long().cumsum(0)[final_rows] - 1]
 
     valid = response_mask.bool()
