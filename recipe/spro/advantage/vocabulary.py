@@ -90,11 +90,12 @@ def _texts(tokenizer: Any, size: int) -> list[str]:
     special = set(tokenizer.all_special_ids)
     special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
-    def text(index: int, piece: str | None) -> str:
+    # Pieces are bytes in some tokenizers of models' own.
+    def text(index: int, piece: str | bytes | None) -> str:
         if piece is None or index in special:
             return ""
         # SentencePiece's mark of a space: decoded by itself it would be lost.
-        if piece.startswith("▁"):
+        if isinstance(piece, str) and piece.startswith("▁"):
             return piece.replace("▁", " ")
         return tokenizer.decode([index], clean_up_tokenization_spaces=False)
 
