@@ -18,6 +18,8 @@ import traceback
 EXTENSIONS = (
     "cpu",
     "config_checks",
+    # Before the extensions that act around V1's advantage stage: it replaces what is in their middle.
+    "jagged_advantage",
     "estimator_context",
     "estimator_inputs",
     "estimator_metrics",

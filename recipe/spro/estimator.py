@@ -10,7 +10,7 @@ import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import spro_advantage
-from recipe.spro.advantage.sessions import final_row_of, spro_advantage_of_sessions
+from recipe.spro.advantage.sessions import final_row_of
 from recipe.spro.advantage.steps import make_step_ids
 from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from recipe.spro.metrics import process_metrics
@@ -91,15 +91,11 @@ def compute_spro_advantage(
         "max_process_share": settings.max_process_share,
     }
     if session_ids is not None and final_outputs is not None and not final_outputs.all():
-        final_rows = final_row_of(session_ids, final_outputs)
-        outcome_rewards = outcome_rewards[final_rows]
-        advantages, parts = spro_advantage_of_sessions(
-            old_log_probs, ref_log_prob, response_mask, outcome_rewards, index, final_rows=final_rows, **options
-        )
-    else:
-        advantages, parts = spro_advantage(
-            old_log_probs, ref_log_prob, response_mask, outcome_rewards, index, return_parts=True, **options
-        )
+        options["final_rows"] = final_row_of(session_ids, final_outputs)
+        outcome_rewards = outcome_rewards[options["final_rows"]]
+    advantages, parts = spro_advantage(
+        old_log_probs, ref_log_prob, response_mask, outcome_rewards, index, return_parts=True, **options
+    )
     metrics = process_metrics(parts, response_mask, outcome_rewards, index, beta=settings.beta)
     record(metrics)
     _warn_unless_on_policy(metrics["spro/cpr/abs_max"])

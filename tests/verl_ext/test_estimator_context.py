@@ -20,6 +20,7 @@ from tests.support import composed
 from tests.verl_ext.test_estimator_inputs import batch as data_proto
 from verl_ext import estimator_context
 from verl_ext.estimator_context import extra_fields
+from verl_ext.jagged_advantage import takes_jagged
 from verl_ext.patching import PatchError
 
 # Rows as verl's V1 keeps them: sessions of one, two and one output, and padding; not in order.
@@ -140,6 +141,16 @@ def test_extra_fields_are_fetched_and_padded_like_the_rest(queue: Queue, registe
     assert asked == ["melon"]
     assert queue.fetched[0].count("responses") == queue.fetched[0].count("old_log_probs") == 1
     assert seen["responses"].tolist() == [[1, 2, 3, 0], [1, 0, 0, 0], [1, 2, 3, 4], [1, 2, 0, 0], [1, 0, 0, 0]]
+
+
+def test_a_stage_without_padding_gives_the_same(queue: Queue, register: Any) -> None:
+    seen: dict[str, Any] = {}
+    register(takes_jagged(extra_fields(lambda algorithm: ("responses",))(grabbing(seen))))
+    compute_in_v1(trainer())
+    assert len(queue.fetched) == 1
+    assert [row.tolist() for row in seen["responses"].unbind()] == [[1, 2, 3], [1], [1, 2, 3, 4], [1, 2], [1]]
+    assert seen["tokenizer"] is TOKENIZER
+    assert seen["final_outputs"].tolist() == [True, True, True, False, True]
 
 
 @pytest.mark.parametrize("estimator", ["melon", "grpo"])

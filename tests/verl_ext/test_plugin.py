@@ -20,6 +20,7 @@ PATCHED: dict[str, list[str]] = {
     "verl.trainer.ppo.ray_trainer:compute_advantage": ["verl_ext.estimator_inputs"],
     "verl.trainer.ppo.ray_trainer:compute_data_metrics": ["verl_ext.estimator_metrics"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage": [
+        "verl_ext.jagged_advantage",
         "verl_ext.estimator_context",
         "verl_ext.estimator_metrics",
     ],

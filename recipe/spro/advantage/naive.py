@@ -9,7 +9,8 @@ import statistics
 import numpy as np
 import torch
 
-from recipe.spro.advantage.interface import SproParts, check_inputs, check_options
+from recipe.spro.advantage.inputs import check_inputs
+from recipe.spro.advantage.interface import Options, SproParts
 
 
 def spro_advantage_naive(
@@ -27,10 +28,11 @@ def spro_advantage_naive(
     norm_by_std: bool = True,
     gate_degenerate_groups: bool = False,
     max_process_share: float | None = None,
+    final_rows: torch.Tensor | None = None,
     return_parts: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, SproParts]:
     """`spro_advantage` in float64: the same arguments, options, shapes and errors, documented there."""
-    check_options(
+    Options(
         beta=beta,
         baseline=baseline,
         process=process,
@@ -40,14 +42,16 @@ def spro_advantage_naive(
         max_process_share=max_process_share,
         return_parts=return_parts,
     )
-    inputs = check_inputs(log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids)
+    inputs = check_inputs(log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows)
     beta = float(beta)
-    rewards, group = inputs.rewards.tolist(), inputs.groups.tolist()
+    rewards, group, final = inputs.rewards.tolist(), inputs.groups.tolist(), inputs.final_rows.tolist()
     B, T = inputs.mask.shape
     valid = [[t for t in range(T) if inputs.mask[i, t]] for i in range(B)]
     log_pi = inputs.log_probs.double().tolist()
     log_ref = inputs.ref_log_probs.double().tolist()
     rows_of = {g: [i for i in range(B) if group[i] == g] for g in group}
+    # Of several rows of one session, only the final one has an outcome.
+    finals_of = {g: [i for i in rows_of[g] if final[i] == i] for g in group}
 
     # Eq. 11, the cumulative process reward: the current token is included, V(s_0) cancels inside a group.
     d = [{t: log_pi[i][t] - log_ref[i][t] for t in valid[i]} for i in range(B)]
@@ -74,7 +78,7 @@ def spro_advantage_naive(
     M = [{t: 0.0 for t in valid[i]} for i in range(B)]
     alive = [{t: 0 for t in valid[i]} for i in range(B)]
     for i in range(B):
-        degenerate = all(rewards[k] == rewards[i] for k in rows_of[group[i]])
+        degenerate = len({rewards[k] for k in finals_of[group[i]]}) == 1
         for s in tokens[i]:
             peers = [k for k in rows_of[group[i]] if s in V[k]]
             if baseline == "loo":
@@ -88,12 +92,13 @@ def spro_advantage_naive(
                 M[i][t] = 0.0 if gate_degenerate_groups and degenerate else m
                 alive[i][t] = len(peers)
 
-    # The outcome, verl's GRPO: over all rows of the group, those without a valid token included.
+    # The outcome, verl's GRPO: over all (final) rows of the group, those without a valid token included.
     O = []  # noqa: E741 - the paper's letter
     for i in range(B):
-        r = [rewards[k] for k in rows_of[group[i]]]
+        r = [rewards[k] for k in finals_of[group[i]]]
         mean, std = (statistics.mean(r), statistics.stdev(r)) if len(r) > 1 else (0.0, 1.0)
-        O.append((rewards[i] - mean) / (std + 1e-6) if norm_by_std else rewards[i] - mean)
+        own = rewards[final[i]] - mean
+        O.append(own / (std + 1e-6) if norm_by_std else own)
 
     # The bound on the process term's size.
     scale = 1.0

@@ -6,93 +6,39 @@ K steps of the batch: one per row and step, so N of them where a step is a token
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from recipe.spro.advantage.interface import Inputs, SproParts, check_inputs, check_options
+from recipe.spro.advantage.groups import Groups, outcome_advantages
+from recipe.spro.advantage.inputs import Inputs, Ragged
+from recipe.spro.advantage.interface import Options, SproParts, SproStats
 
 
 @torch.no_grad()
-def spro_advantage(
-    log_probs: torch.Tensor,
-    ref_log_probs: torch.Tensor,
-    response_mask: torch.Tensor,
-    outcome_rewards: torch.Tensor,
-    group_ids: torch.Tensor | np.ndarray,
-    *,
-    beta: float,
-    step_ids: torch.Tensor | None = None,
-    baseline: str = "group",
-    process: str = "prefix",
-    process_sign: int = 1,
-    norm_by_std: bool = True,
-    gate_degenerate_groups: bool = False,
-    max_process_share: float | None = None,
-    return_parts: bool = False,
-) -> torch.Tensor | tuple[torch.Tensor, SproParts]:
-    """Outcome advantage plus masked step advantage, A = O + process_sign * M: SPRO (arXiv 2507.01551), Eqs. 11-13.
-
-    A group is the responses to one prompt. (B, T) may also be a nested tensor of layout torch.jagged, (B, t_i); then
-    all of log_probs, ref_log_probs, response_mask and step_ids are, with equal lengths, and so is the result.
-    Whatever stands at masked places, NaN included, has no effect.
-
-    Args:
-        log_probs: (B, T) float32 (float64 also), in nats: of the policy that sampled, as the trainer recomputed them.
-        ref_log_probs: (B, T), like log_probs: of the reference policy.
-        response_mask: (B, T) bool or 0/1: 1 where the policy chose the token. Zeros may stand anywhere.
-        outcome_rewards: (B,) the outcome of each response; counts in its group even if the row is all masked.
-        group_ids: (B,) integer tensor, or numpy array of uids. Rows in any order, groups of any size.
-        beta: weight of the log-ratio, finite and >= 0.
-        step_ids: (B, T) integers, the step of each token, not decreasing over a row's valid tokens, ignored at masked
-            ones. Rows of a group share a step where the value is equal. None: a step is a token (the paper).
-        baseline: of M, over the group's rows that have the step: "group", oneself included (the paper), "loo", without
-            oneself (alone: M = 0), or "none".
-        process: a step's value: "prefix", CPR at its last valid token (the paper); "token", beta times the sum of the
-            log-ratios of its valid tokens; "suffix", the same from its first valid token to the end of the row.
-        process_sign: 1 (the paper) or -1.
-        norm_by_std: divide the outcome by its group's sample std + 1e-6 (the paper), or only subtract the mean.
-        gate_degenerate_groups: set M to 0 in groups whose outcomes are all equal (groups of one included).
-        max_process_share: bound on rms(M) / rms(O) over the valid tokens of the batch, after the gate; only ever
-            scales M down, and to 0 if rms(O) is 0. None: no bound (the paper).
-        return_parts: also return what the advantage is made of.
-
-    Returns:
-        advantages: (B, T) float32, layout and device of log_probs, 0 at masked places. With return_parts
-        (advantages, SproParts).
-
-    Raises:
-        ValueError: an option that is not allowed; shapes that differ; a mask that is not 0/1; a non-finite log-prob at
-            a valid place or outcome anywhere; step ids that decrease. Names the argument and, if any, the row.
-        TypeError: log-probs in bfloat16 or float16, or no tensor.
-    """
-    check_options(
-        beta=beta,
-        baseline=baseline,
-        process=process,
-        process_sign=process_sign,
-        norm_by_std=norm_by_std,
-        gate_degenerate_groups=gate_degenerate_groups,
-        max_process_share=max_process_share,
-        return_parts=return_parts,
-    )
-    inputs = check_inputs(log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids)
+def advantage(inputs: Inputs, options: Options) -> tuple[torch.Tensor, SproParts]:
+    """The advantages (B, T) float32 in the layout of the inputs, and what they are made of."""
+    beta, share = float(options.beta), options.max_process_share
     mask_BT = inputs.mask
     row_N = mask_BT.nonzero()[:, 0]
-    outcome_B, degenerate_B = _outcome(inputs, norm_by_std)
+    groups = Groups.of(inputs.groups)
+    device = mask_BT.device
+    outcome, degenerate = outcome_advantages(
+        inputs.rewards.cpu().numpy(), groups, options.norm_by_std, inputs.final_rows.numpy()
+    )
+    outcome_B, degenerate_B = torch.from_numpy(outcome).to(device), torch.from_numpy(degenerate).to(device)
 
     # float64 from the first subtraction on: CPR is a sum over the whole response.
-    reward_BT = float(beta) * (inputs.log_probs.double() - inputs.ref_log_probs.double()).masked_fill(~mask_BT, 0)
+    reward_BT = beta * (inputs.log_probs.double() - inputs.ref_log_probs.double()).masked_fill(~mask_BT, 0)
     cpr_BT = reward_BT.cumsum(1).masked_fill(~mask_BT, 0)
 
     steps = _token_steps(inputs) if inputs.step_ids is None else _wide_steps(inputs)
-    value_K = _step_values(steps, reward_BT, cpr_BT, mask_BT, process)
-    msa_K, alive_K = _subtract_baseline(value_K, steps.slot, baseline)
+    value_K = _step_values(steps, reward_BT, cpr_BT, mask_BT, options.process)
+    msa_K, alive_K = _subtract_baseline(value_K, steps.slot, options.baseline)
     msa_N, alive_N = msa_K[steps.of_token], alive_K[steps.of_token]
-    if gate_degenerate_groups:
+    if options.gate_degenerate_groups:
         msa_N = msa_N.masked_fill(degenerate_B[row_N], 0)
 
     outcome_N = outcome_B[row_N]
-    scale = _share_scale(outcome_N, msa_N, max_process_share)
+    scale = _share_scale(outcome_N, msa_N, share)
     msa_N = scale * msa_N
 
     def dense(x_N: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -100,15 +46,31 @@ def spro_advantage(
         x_BT[mask_BT] = x_N.to(dtype)
         return inputs.in_layout(x_BT)
 
-    advantages = dense(outcome_N + process_sign * msa_N)
-    if not return_parts:
-        return advantages
+    advantages = dense(outcome_N + options.process_sign * msa_N)
     return advantages, SproParts(
         cpr=inputs.in_layout(cpr_BT.float()),
         msa=dense(msa_N),
         outcome=outcome_B.float(),
         alive=dense(alive_N, torch.int64),
         scale=scale.float(),
+    )
+
+
+def stats(parts: SproParts, mask_BT: torch.Tensor) -> SproStats:
+    """The numbers of these parts, which may be jagged; the mask is padded."""
+
+    def valid(x: torch.Tensor) -> torch.Tensor:
+        return (Ragged.of(x).pad(x) if x.is_nested else x)[mask_BT].double()
+
+    cpr_N = valid(parts.cpr)
+    return SproStats(
+        valid_count=len(cpr_N),
+        cpr_abs_max=float(cpr_N.abs().max()) if len(cpr_N) else 0.0,
+        cpr_sum=float(cpr_N.sum()),
+        msa_square_sum=float(valid(parts.msa).square().sum()),
+        outcome_square_sum=float((parts.outcome.double().square() * mask_BT.sum(1)).sum()),
+        alive_one_count=int((valid(parts.alive) == 1).sum()),
+        scale=float(parts.scale),
     )
 
 
@@ -165,27 +127,6 @@ def _subtract_baseline(value_K: torch.Tensor, slot_K: torch.Tensor, baseline: st
     others_K = alive_K - 1
     loo_K = value_K - (total_K - value_K) / others_K.clamp(min=1)
     return loo_K.masked_fill(others_K == 0, 0), alive_K
-
-
-def _outcome(inputs: Inputs, norm_by_std: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) the outcome as verl's GRPO has it, and (B,) bool whether all outcomes of the row's group are equal."""
-    rewards_B, groups_B = inputs.rewards, inputs.groups
-    zeros_G = rewards_B.new_zeros(int(groups_B.max()) + 1 if len(groups_B) else 0)
-
-    def group_sum(x_B: torch.Tensor) -> torch.Tensor:
-        return zeros_G.index_add(0, groups_B, x_B)[groups_B]
-
-    lowest_B = zeros_G.scatter_reduce(0, groups_B, rewards_B, "amin", include_self=False)[groups_B]
-    size_B = group_sum(torch.ones_like(rewards_B))
-    # Measured from the lowest, equal outcomes deviate by exactly 0: 1e-6 in the denominator would blow up a rounding.
-    above_B = rewards_B - lowest_B
-    degenerate_B = group_sum(above_B) == 0
-    # A group of one has mean 0 and std 1.
-    centred_B = torch.where(size_B > 1, above_B - group_sum(above_B) / size_B, rewards_B)
-    if not norm_by_std:
-        return centred_B, degenerate_B
-    std_B = (group_sum(centred_B.square()) / (size_B - 1).clamp(min=1)).sqrt()
-    return centred_B / (torch.where(size_B > 1, std_B, 1.0) + 1e-6), degenerate_B
 
 
 def _share_scale(outcome_N: torch.Tensor, msa_N: torch.Tensor, max_share: float | None) -> torch.Tensor:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.spro.advantage import SproParts, spro_advantage, spro_advantage_naive
-from recipe.spro.advantage.sessions import final_row_of, spro_advantage_of_sessions
+from recipe.spro.advantage import SproParts, spro_advantage
+from recipe.spro.advantage import spro_advantage_naive as naive
+from recipe.spro.advantage.sessions import final_row_of
 from tests.recipe.spro.advantage.batches import as_uids, random_batch
 
 
@@ -53,7 +54,7 @@ def by_hand(
     **options: Any,
 ) -> tuple[torch.Tensor, list[float], float]:
     """Advantages, outcome of each row, scale."""
-    result = spro_advantage_naive(**batch, **options, return_parts=True)
+    result = naive(**batch, **options, return_parts=True)
     assert isinstance(result, tuple)
     msa, mask = result[1].msa, batch["response_mask"].bool()
     rewards, groups = batch["outcome_rewards"].tolist(), batch["group_ids"]
@@ -74,43 +75,45 @@ def by_hand(
     return (outcome + process_sign * scale * msa) * mask, outcomes, scale
 
 
+def both(batch: dict[str, Any], **options: Any) -> list[tuple[torch.Tensor, SproParts]]:
+    """What is used and the oracle."""
+    results = [function(**batch, beta=0.4, **options, return_parts=True) for function in (spro_advantage, naive)]
+    assert all(isinstance(result, tuple) for result in results)
+    return results
+
+
 @pytest.mark.parametrize("steps", ["none", "wide"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("seed", range(6))
 def test_against_plain_loops(seed: int, options: dict[str, Any], steps: str) -> None:
     batch, session_ids, final = with_sessions(seed, steps=steps)
     expected, outcomes, scale = by_hand(batch, session_ids, final, beta=0.4, **options)
-    final_rows = final_row_of(session_ids, final)
-    advantages, parts = spro_advantage_of_sessions(**batch, beta=0.4, final_rows=final_rows, **options)
-    assert advantages.dtype == torch.float32
-    torch.testing.assert_close(advantages.double(), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(parts.outcome.double(), torch.tensor(outcomes).double(), rtol=0, atol=1e-5)
-    assert float(parts.scale) == pytest.approx(scale, rel=1e-5)
-    # What the parts promise: A = O + sign * M, 0 at masked places.
     mask = batch["response_mask"].bool()
-    again = parts.outcome[:, None] + options.get("process_sign", 1) * parts.msa
-    torch.testing.assert_close(advantages, again * mask, rtol=0, atol=1e-6)
+    for advantages, parts in both(batch, final_rows=final_row_of(session_ids, final), **options):
+        torch.testing.assert_close(advantages.double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts.outcome.double(), torch.tensor(outcomes).double(), rtol=0, atol=1e-5)
+        assert float(parts.scale) == pytest.approx(scale, rel=1e-5)
+        # What the parts promise: A = O + sign * M, 0 at masked places.
+        again = parts.outcome[:, None] + options.get("process_sign", 1) * parts.msa
+        torch.testing.assert_close(advantages, again * mask, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_sessions_of_one_output_change_nothing(options: dict[str, Any]) -> None:
     batch, _, _ = with_sessions(1)
-    rows = len(batch["response_mask"])
-    expected = spro_advantage(**batch, beta=0.4, **options, return_parts=True)
-    assert isinstance(expected, tuple)
-    result = spro_advantage_of_sessions(**batch, beta=0.4, final_rows=torch.arange(rows), **options)
-    torch.testing.assert_close(result[0], expected[0], rtol=0, atol=1e-6)
-    for name in SproParts.__dataclass_fields__:
-        torch.testing.assert_close(getattr(result[1], name), getattr(expected[1], name), rtol=0, atol=1e-6)
+    alone = torch.arange(len(batch["response_mask"]))
+    for result, expected in zip(both(batch, final_rows=alone, **options), both(batch, **options), strict=True):
+        assert torch.equal(result[0], expected[0])
 
 
 def test_rewards_of_other_rows_have_no_effect() -> None:
     batch, session_ids, final = with_sessions(2)
     final_rows = final_row_of(session_ids, final)
-    first, _ = spro_advantage_of_sessions(**batch, beta=0.4, final_rows=final_rows)
+    first = both(batch, final_rows=final_rows)
     batch["outcome_rewards"][torch.from_numpy(~final)] = 1e6
-    second, _ = spro_advantage_of_sessions(**batch, beta=0.4, final_rows=final_rows)
-    assert torch.equal(first, second)
+    second = both(batch, final_rows=final_rows)
+    for before, after in zip(first, second, strict=True):
+        assert torch.equal(before[0], after[0])
 
 
 def test_final_rows() -> None:

@@ -1,0 +1,70 @@
+"""Padded and jagged tensors in one form: a flat run of values, and where each row starts in it.
+
+Legend: B rows (responses), T token positions, t_i the length of row i.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from recipe.spro.advantage import buffers
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one tensor, padded (B, T) or jagged (B, t_i)."""
+
+    values: torch.Tensor  # 1-D, dense
+    count: int  # B
+    width: int  # T, if padded
+    step: int  # from the start of one row to the next, if padded
+    offsets: torch.Tensor | None = None  # (B+1,), if jagged
+    holes: torch.Tensor | None = None  # (B,) the lengths, if jagged with values that belong to no row
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> "Rows":
+        """Of a 2-D tensor; nothing is copied where a row's values lie side by side."""
+        if x.is_nested:
+            # What x.values() gives, without the fifteen microseconds of its dispatch.
+            values = x._values.detach()
+            return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths())
+        x = x.detach()
+        count, width = x.shape
+        if width > 1 and x.stride(1) != 1:
+            # One row that stands for all stays one row.
+            x = x[:1].contiguous().expand(count, width) if count and x.stride(0) == 0 else x.contiguous()
+        step = x.stride(0)
+        span = (count - 1) * step + width if count * width else 0
+        return cls(x.as_strided((span,), (1,), x.storage_offset()), count, width, step)
+
+    def starts(self) -> torch.Tensor:
+        """(B,) int64 where each row begins in `values`, far beyond 2^31 in large batches."""
+        if self.offsets is not None:
+            return self.offsets[:-1].long()
+        return torch.arange(self.count, device=self.values.device) * self.step
+
+    def lengths(self) -> torch.Tensor:
+        """(B,) int64 the number of tokens of each row, masked ones included."""
+        if self.offsets is None:
+            return torch.full((self.count,), self.width, device=self.values.device)
+        return (self.offsets.diff() if self.holes is None else self.holes).long()
+
+    def empty_like(self, dtype: torch.dtype = torch.float32) -> "Rows":
+        """Dense rows of the same lengths, for a result that every place of a row is written to."""
+        size = self.count * self.width if self.offsets is None else len(self.values)
+        if self.holes is not None:
+            # Values that belong to no row are nobody's to write.
+            values = torch.zeros(size, dtype=dtype, device=self.values.device)
+        elif dtype == torch.float32 and self.values.device.type == "cpu":
+            values = buffers.empty(size)
+        else:
+            values = torch.empty(size, dtype=dtype, device=self.values.device)
+        if self.offsets is None:
+            return Rows(values, self.count, self.width, self.width)
+        return Rows(values, self.count, 0, 0, self.offsets, self.holes)
+
+    def tensor(self) -> torch.Tensor:
+        """As padded or jagged tensor, for rows of `empty_like`; a jagged one has the very offsets of the original."""
+        if self.offsets is None:
+            return self.values.view(self.count, self.width)
+        return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, self.holes)
