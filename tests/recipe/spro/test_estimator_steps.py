@@ -142,3 +142,13 @@ def test_the_metrics_of_sessions_are_of_what_is_used() -> None:
     assert valid.shape[1] == T
     recorded = estimator_metrics.drain()
     assert recorded["spro/outcome/rms"] == pytest.approx(float(advantages[valid].square().mean().sqrt()), rel=1e-5)
+    # A row that does not speak for its session has no outcome of its own.
+    sessions = [key.rpartition("_")[0] for key in keys]
+    last = {session: row for row, session in enumerate(sessions)}
+    for row, session in enumerate(sessions):
+        if row == last[session]:
+            data.batch["token_level_scores"][row] = 0
+        else:
+            data.batch["token_level_scores"][row, -1] = row
+    compute(data, "algorithm.spro.beta=0", keys=keys)
+    assert estimator_metrics.drain()["spro/degenerate_group_frac"] == 1

@@ -345,7 +345,10 @@ def test_a_sentencepiece_tokenizer() -> None:
     vocab = {piece: index for index, piece in enumerate(["<unk>", "▁a", "b", ".", "▁", "<0x0A>"])}
     inner = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
-    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    # As Llama's: the first space of a text is lost.
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
     table = TokenTable.of(tokenizer)
     assert table.lets_sentence_end.tolist() == [True, True, False, False, True, True]
