@@ -8,7 +8,8 @@ batch holds more at that moment (``old_log_probs``, ``ref_log_prob``, ...). With
 
 gets the two log-probs as well. It knows no estimator by name. Tensors come from ``data.batch``,
 numpy arrays from ``data.non_tensor_batch``. A parameter without a default that the batch does not
-hold is an error that says what the batch has.
+hold is an error that says what the batch has. `provide` adds names that stand for something else
+(see `estimator_context`); a field of that name wins.
 
 Waits for upstream: verl pull request 7473, which asks for the same. Where verl passes a field
 itself, its value wins, so this becomes a no-op then.
@@ -39,15 +40,25 @@ _PASSED_BY_VERL = frozenset(
 # The batch of the `compute_advantage` call under way, if any.
 _batch_in_hand: ContextVar[Any] = ContextVar("verl_ext_batch_in_hand", default=None)
 
+# Sources of what is no field of a batch, by name: a function of the DataProto, None where there is nothing.
+_provided: dict[str, Callable[[Any], Any]] = {}
+
+
+def provide(name: str, source: Callable[[Any], Any]) -> None:
+    """Give estimators that name ``name`` the value of ``source(data)``; where that is None, nothing."""
+    _provided[name] = source
+
 
 def fields_named_by(estimator: Callable[..., Any], data: Any) -> dict[str, Any]:
-    """The fields of ``data`` (a verl ``DataProto``) that ``estimator``'s signature names."""
+    """The fields of ``data`` (a verl ``DataProto``), and what is provided, that ``estimator``'s signature names."""
     fields = {}
     for name in _named_fields(estimator):
         if name in data.batch.keys():  # noqa: SIM118 (a TensorDict has no `in` of its own)
             fields[name] = data.batch[name]
         elif name in data.non_tensor_batch:
             fields[name] = data.non_tensor_batch[name]
+        elif name in _provided and (value := _provided[name](data)) is not None:
+            fields[name] = value
     return fields
 
 

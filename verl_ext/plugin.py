@@ -20,6 +20,7 @@ EXTENSIONS = (
     "config_checks",
     # Before the extensions that act around V1's advantage stage: it replaces what is in their middle.
     "jagged_advantage",
+    "estimator_context",
     "estimator_inputs",
     "estimator_metrics",
     "poll_interval",

@@ -10,14 +10,30 @@ import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import spro_advantage
+from recipe.spro.advantage.sessions import final_row_of
+from recipe.spro.advantage.steps import make_step_ids
+from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from recipe.spro.metrics import process_metrics
 from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
 from recipe.spro.settings import SproSettings
+from verl_ext.estimator_context import extra_fields
 from verl_ext.estimator_metrics import current_step, record
 
 logger = logging.getLogger(__name__)
 
+# Steps that are read from the token ids; the others need the response mask at most.
+_STEPS_OF_TOKENS = ("line", "sentence", "delimiter")
 
+
+def _settings(config: Any) -> SproSettings:
+    return SproSettings.from_config(config.get("spro", None) if config is not None else None)
+
+
+def _extra_fields(config: Any) -> tuple[str, ...]:
+    return ("responses",) if _settings(config).step in _STEPS_OF_TOKENS else ()
+
+
+@extra_fields(_extra_fields)
 @register_adv_est("spro")
 def compute_spro_advantage(
     token_level_rewards: torch.Tensor,
@@ -27,6 +43,10 @@ def compute_spro_advantage(
     ref_log_prob: torch.Tensor,
     token_level_scores: torch.Tensor,
     config: Any = None,
+    responses: torch.Tensor | None = None,
+    tokenizer: Any = None,
+    session_ids: np.ndarray | None = None,
+    final_outputs: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """SPRO's advantage (paper Eq. 13), from the fields that ``verl_ext.estimator_inputs`` hands over.
 
@@ -38,42 +58,70 @@ def compute_spro_advantage(
         ref_log_prob: (B, T) float32, the reference policy's.
         token_level_scores: (B, T), the verifier's score, on one token of each row.
         config: verl's `algorithm` config.
+        responses: (B, T) token ids, for steps that are read from them.
+        tokenizer: that made the ids; for the same steps.
+        session_ids, final_outputs: (B,) see `verl_ext.estimator_context`. A session of several rows counts once in the
+            outcome, by its final one (see `advantage/sessions.py`).
 
     Returns:
         advantages and returns, both (B, T) float32; the same tensor's values, as in verl's GRPO.
 
     Raises:
         TypeError: log-probs below float32; the message names the overrides that mend it.
-        ValueError: log-probs of the rollout engine that were not allowed; a non-finite value at a valid place.
+        ValueError: log-probs of the rollout engine that were not allowed; a non-finite value at a valid place;
+            steps of tokens where the trainer gives no token ids or tokenizer.
     """
     del token_level_rewards
     for name, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
         if log_probs.dtype in (torch.bfloat16, torch.float16):
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
-    settings = SproSettings.from_config(config.get("spro", None) if config is not None else None)
+    settings = _settings(config)
     # The configuration was checked before Ray started; an entry of one's own may have left that out.
     check_bypass_mode(config, settings)
     outcome_rewards = token_level_scores.sum(dim=-1)
+    options: dict[str, Any] = {
+        "beta": settings.beta,
+        "step_ids": _step_ids(settings, response_mask, responses, tokenizer),
+        "baseline": settings.baseline,
+        "process": settings.process,
+        "process_sign": settings.process_sign,
+        "norm_by_std": bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
+        "gate_degenerate_groups": settings.gate_degenerate_groups,
+        "max_process_share": settings.max_process_share,
+    }
+    if session_ids is not None and final_outputs is not None and not final_outputs.all():
+        options["final_rows"] = final_row_of(session_ids, final_outputs)
+        outcome_rewards = outcome_rewards[options["final_rows"]]
     advantages, parts = spro_advantage(
-        old_log_probs,
-        ref_log_prob,
-        response_mask,
-        outcome_rewards,
-        index,
-        beta=settings.beta,
-        baseline=settings.baseline,
-        process=settings.process,
-        process_sign=settings.process_sign,
-        norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
-        gate_degenerate_groups=settings.gate_degenerate_groups,
-        max_process_share=settings.max_process_share,
-        return_parts=True,
+        old_log_probs, ref_log_prob, response_mask, outcome_rewards, index, return_parts=True, **options
     )
     metrics = process_metrics(parts, response_mask, outcome_rewards, index, beta=settings.beta)
     record(metrics)
     _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
     return advantages, advantages.clone()
+
+
+def _step_ids(
+    settings: SproSettings, response_mask: torch.Tensor, responses: torch.Tensor | None, tokenizer: Any
+) -> torch.Tensor | None:
+    """The step of each token (see `advantage/steps.py`); None where a step is a token."""
+    if settings.step not in _STEPS_OF_TOKENS:
+        return make_step_ids(settings.step, response_mask)
+    for name, found in (("token ids ('responses')", responses), ("tokenizer", tokenizer)):
+        if found is None:
+            raise ValueError(
+                f"algorithm.spro.step={settings.step} reads the text of the response, and this trainer gives the "
+                f"estimator no {name}. Use a trainer of verl's that verl_ext knows (trainer.use_v1=True), or "
+                "algorithm.spro.step=token or turn, which need neither."
+            )
+    return make_step_ids(
+        settings.step,
+        response_mask,
+        responses,
+        table=TokenTable.of(tokenizer),
+        delimiters=tokenize_delimiters(tokenizer, settings.step_delimiters) if settings.step_delimiters else None,
+    )
 
 
 def _warn_unless_on_policy(cpr_abs_max: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from recipe.spro.advantage.interface import BASELINES, PROCESSES, SIGNS
+from recipe.spro.advantage.steps import STEPS
 
 _GROUP = "algorithm.spro"
 
@@ -26,6 +27,10 @@ class SproSettings:
     Attributes:
         beta: weight of the log-ratios in CPR (paper Eq. 11), a number >= 0. The paper does not
             state it; the default is the outcome of the sweep in ``examples/arithmetic/README.md``.
+        step: what a step is: ``token`` (the paper), ``line``, ``sentence``, ``turn`` (a run of the
+            response mask) or ``delimiter``; ``advantage/steps.py`` says where each ends.
+        step_delimiters: for step=delimiter: texts, each tokenised by the run's tokenizer; a step ends
+            with such a sequence of tokens.
         max_process_share: bound on rms(MSA) / rms(outcome advantage) over valid tokens; MSA is
             scaled down to it. None: the paper's form, no bound.
         baseline: what is subtracted from CPR at each step: the mean over the group's living
@@ -39,6 +44,8 @@ class SproSettings:
     """
 
     beta: float = 0.01
+    step: str = "token"
+    step_delimiters: list[str] | None = None
     max_process_share: float | None = None
     baseline: str = "group"
     process: str = "prefix"
@@ -54,6 +61,8 @@ class SproSettings:
             self.max_process_share,
             "null (no bound, the paper's form) or a finite number > 0",
         )
+        _require_one_of("step", self.step, STEPS)
+        self._check_delimiters()
         _require_one_of("baseline", self.baseline, BASELINES)
         _require_one_of("process", self.process, PROCESSES)
         _require(
@@ -64,6 +73,21 @@ class SproSettings:
         )
         for key in ("gate_degenerate_groups", "allow_rollout_log_probs"):
             _require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
+
+    def _check_delimiters(self) -> None:
+        texts = self.step_delimiters
+        if self.step != "delimiter":
+            if texts is not None:
+                raise SettingsError(
+                    f"{_GROUP}.step_delimiters={texts!r}: has no effect with {_GROUP}.step={self.step}. "
+                    f"Set {_GROUP}.step=delimiter, or {_GROUP}.step_delimiters=null"
+                )
+            return
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise SettingsError(
+                f"{_GROUP}.step_delimiters={texts!r}: {_GROUP}.step=delimiter needs a list of texts, none of them "
+                f'empty, such as ++{_GROUP}.step_delimiters=\'["Step","</think>"]\''
+            )
 
     @classmethod
     def from_config(cls, group: Any) -> SproSettings:

@@ -12,6 +12,7 @@ from verl_ext.patching import on_import, wrap
 
 FIELDS = (
     "uid",
+    "responses",
     "response_mask",
     "old_log_probs",
     "ref_log_prob",
@@ -27,7 +28,7 @@ def _keep_batch(original: Callable[..., Any]) -> Callable[..., Any]:
         import transfer_queue as tq
 
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
-        kept: dict[str, Any] = {"uid": data.pop("uid").tolist()}
+        kept: dict[str, Any] = {"uid": data.pop("uid").tolist(), "keys": list(batch.keys)}
         kept.update(data.to_padded_tensor().items())
         folder = Path(os.environ["SPRO_TEST_CAPTURE"])
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from transformers import Qwen2Tokenizer
 
 from examples.arithmetic import make_model, task
 from tests.e2e.stack import ROOT, Run, make_run
@@ -22,6 +24,12 @@ from verl_ext.cpu import no_accelerator
 
 # Enough to be killed in the middle and to go on.
 RESUMED_STEPS = 6
+
+# At the first one policy and reference are the same, and there is nothing to see.
+STEPS_OF_WIDE_STEPS = 2
+
+# Turns of the model in an output, at most.
+TURNS = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,12 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="there is an accelerator; these drive the CPU stack"))
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model and a few problems, in the forms that verl reads."""
-    folder = tmp_path_factory.mktemp("base")
+def _write_base(folder: Path, tokenizer: Any) -> Path:
     torch.manual_seed(0)
-    tokenizer = make_model.make_tokenizer()
     make_model.make_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for split, start in (("train", 100), ("heldout", 600)):
@@ -54,6 +58,32 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model and a few problems, in the forms that verl reads."""
+    return _write_base(tmp_path_factory.mktemp("base"), make_model.make_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def base_of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with a vocabulary of which every fourth token ends in a newline: an untrained model writes lines."""
+    plain = make_model.make_tokenizer()
+    newline = plain.convert_ids_to_tokens(plain.encode("\n"))[0]
+    merges = [(chr(code), newline) for code in range(33, 127)]
+    symbols = [*plain.get_vocab(), *(left + right for left, right in merges)]
+    tokenizer = Qwen2Tokenizer(
+        vocab={symbol: index for index, symbol in enumerate(symbols)},
+        merges=merges,
+        unk_token=None,
+        eos_token=plain.eos_token,
+        pad_token=plain.pad_token,
+        additional_special_tokens=plain.all_special_tokens,
+        model_max_length=plain.model_max_length,
+    )
+    tokenizer.chat_template = plain.chat_template
+    return _write_base(tmp_path_factory.mktemp("base_of_lines"), tokenizer)
 
 
 def _finished(run: Run) -> Run:
@@ -85,6 +115,33 @@ def colocated_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
             "ray_kwargs.ray_init.num_gpus=2",
         )
     )
+
+
+@pytest.fixture(scope="session")
+def line_run(base_of_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A step is a line."""
+    extra = ["algorithm.spro.step=line", "algorithm.spro.beta=0.5"]
+    return _finished(make_run(base_of_lines, tmp_path_factory.mktemp("line"), *extra, steps=STEPS_OF_WIDE_STEPS))
+
+
+@pytest.fixture(scope="session")
+def tool_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A step is a turn; verl's tool agent calls a tool between the turns, and every other session has two outputs."""
+    folder = tmp_path_factory.mktemp("tool")
+    loops = folder / "agent_loops.yaml"
+    loops.write_text("- name: of_two_outputs\n  _target_: tests.e2e.agent_loops.ToolAgentOfTwoOutputs\n")
+    rollout = "actor_rollout_ref.rollout"
+    extra = [
+        "algorithm.spro.step=turn",
+        "algorithm.spro.beta=0.5",
+        f"{rollout}.agent.agent_loop_config_path={loops}",
+        f"{rollout}.agent.default_agent_loop=of_two_outputs",
+        f"{rollout}.multi_turn.enable=True",
+        f"{rollout}.multi_turn.format=everything_is_a_call",
+        f"{rollout}.multi_turn.max_assistant_turns={TURNS}",
+        f"{rollout}.multi_turn.function_tool_path={ROOT}/tests/e2e/tool.py",
+    ]
+    return _finished(make_run(base, folder, *extra, steps=STEPS_OF_WIDE_STEPS))
 
 
 @pytest.fixture(scope="session")

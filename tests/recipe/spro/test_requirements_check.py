@@ -141,7 +141,16 @@ def test_bf16_is_accepted_where_the_log_probs_are_float32_all_the_same(monkeypat
         check(composed())
 
 
-@pytest.mark.parametrize("override", ["algorithm.spro.beta=-1", "+algorithm.spro.bta=0.1", "algorithm.spro=3"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "algorithm.spro.beta=-1",
+        "+algorithm.spro.bta=0.1",
+        "algorithm.spro=3",
+        "algorithm.spro.step=word",
+        "algorithm.spro.step_delimiters=[a]",
+    ],
+)
 def test_bad_settings_are_told_here(override: str) -> None:
     message = refused("+stack=cpu", override)
     assert message.startswith(override.removeprefix("+").split("=")[0])

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.spro.settings import SettingsError, SproSettings
-from tests.support import ROOT
+from tests.support import ROOT, composed, overrides_after
 
 NUMBER = "must be a finite number >= 0."
 SHARE = "must be null (no bound, the paper's form) or a finite number > 0."
@@ -28,6 +28,8 @@ BAD = [
     ("max_process_share", math.inf, SHARE),
     ("max_process_share", "none", SHARE),
     ("max_process_share", True, SHARE),
+    ("step", "word", "must be one of token, line, sentence, turn, delimiter."),
+    ("step", None, "must be one of token, line, sentence, turn, delimiter."),
     ("baseline", "mean", "must be one of group, loo, none."),
     ("baseline", None, "must be one of group, loo, none."),
     ("baseline", ["group"], "must be one of group, loo, none."),
@@ -50,8 +52,31 @@ def test_a_bad_value(key: str, value: Any, allowed: str) -> None:
         SproSettings.from_config({key: value})
 
 
+@pytest.mark.parametrize("texts", [None, [], "Step", ["Step", ""], [3], {"a": 1}])
+def test_delimiters_that_are_none(texts: Any) -> None:
+    with pytest.raises(SettingsError) as error:
+        SproSettings.from_config({"step": "delimiter", "step_delimiters": texts})
+    message = str(error.value)
+    assert message.startswith(f"algorithm.spro.step_delimiters={texts!r}: algorithm.spro.step=delimiter needs a list")
+    # The override of the message mends it, as Hydra reads it.
+    (override,) = overrides_after("such as ", message)
+    config = composed("+stack=cpu", "algorithm.spro.step=delimiter", override)
+    assert SproSettings.from_config(config.algorithm.spro).step_delimiters == ["Step", "</think>"]
+
+
+@pytest.mark.parametrize("step", ["token", "line", "sentence", "turn"])
+def test_delimiters_without_the_step(step: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        SproSettings.from_config({"step": step, "step_delimiters": ["Step"]})
+    assert str(error.value) == (
+        f"algorithm.spro.step_delimiters=['Step']: has no effect with algorithm.spro.step={step}. "
+        "Set algorithm.spro.step=delimiter, or algorithm.spro.step_delimiters=null"
+    )
+
+
 GOOD = [
     ("beta", 0),
+    *[("step", value) for value in ("token", "line", "sentence", "turn")],
     ("beta", 2.5),
     ("max_process_share", None),
     ("max_process_share", 0.1),
