@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,7 @@ def floor_of(batch: dict[str, Any], threads: int = 1) -> dict[str, Callable[[], 
     out = np.zeros_like(a)
     loops = {"floor (numba)": numba_loop, "floor (C++)": cpp_loop()}
     return {
-        name: (lambda loop=in_threads(loop, threads): loop(a, b, mask, out))
-        for name, loop in loops.items()
-        if loop is not None
+        name: partial(in_threads(loop, threads), a, b, mask, out) for name, loop in loops.items() if loop is not None
     }
 
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,7 @@ def in_threads(loop: Loop, threads: int) -> Loop:
     pool = ThreadPoolExecutor(threads)
 
     def together(a: np.ndarray, b: np.ndarray, mask: np.ndarray, out: np.ndarray) -> None:
-        ends = np.linspace(0, len(out), threads + 1).astype(int)
-        parts = [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        parts = [slice(start, end) for start, end in pairwise(np.linspace(0, len(out), threads + 1).astype(int))]
         list(pool.map(lambda part: loop(a[part], b[part], mask[part], out[part]), parts))
 
     return together

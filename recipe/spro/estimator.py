@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from recipe.spro.advantage import spro_advantage
+from recipe.spro.advantage import Options, spro_advantage_with_stats
 from recipe.spro.advantage.sessions import final_row_of
 from recipe.spro.advantage.steps import make_step_ids
 from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
@@ -18,6 +18,7 @@ from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
 from recipe.spro.settings import SproSettings
 from verl_ext.estimator_context import extra_fields
 from verl_ext.estimator_metrics import current_step, record
+from verl_ext.jagged_advantage import takes_jagged
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def _extra_fields(config: Any) -> tuple[str, ...]:
     return ("responses",) if _settings(config).step in _STEPS_OF_TOKENS else ()
 
 
+@takes_jagged
 @extra_fields(_extra_fields)
 @register_adv_est("spro")
 def compute_spro_advantage(
@@ -50,6 +52,8 @@ def compute_spro_advantage(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """SPRO's advantage (paper Eq. 13), from the fields that ``verl_ext.estimator_inputs`` hands over.
 
+    (B, T) may also be a nested tensor of layout torch.jagged, which V1's trainers keep: then all of them are.
+
     Args:
         token_level_rewards: (B, T), not used: the outcome is the verifier's, without a KL penalty.
         response_mask: (B, T) integer, 1 where the policy chose the token.
@@ -64,7 +68,7 @@ def compute_spro_advantage(
             outcome, by its final one (see `advantage/sessions.py`).
 
     Returns:
-        advantages and returns, both (B, T) float32; the same tensor's values, as in verl's GRPO.
+        advantages and returns, both (B, T) float32: one tensor, as from verl's GRPO.
 
     Raises:
         TypeError: log-probs below float32; the message names the overrides that mend it.
@@ -79,27 +83,41 @@ def compute_spro_advantage(
     settings = _settings(config)
     # The configuration was checked before Ray started; an entry of one's own may have left that out.
     check_bypass_mode(config, settings)
-    outcome_rewards = token_level_scores.sum(dim=-1)
-    options: dict[str, Any] = {
-        "beta": settings.beta,
-        "step_ids": _step_ids(settings, response_mask, responses, tokenizer),
-        "baseline": settings.baseline,
-        "process": settings.process,
-        "process_sign": settings.process_sign,
-        "norm_by_std": bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
-        "gate_degenerate_groups": settings.gate_degenerate_groups,
-        "max_process_share": settings.max_process_share,
-    }
-    if session_ids is not None and final_outputs is not None and not final_outputs.all():
-        options["final_rows"] = final_row_of(session_ids, final_outputs)
-        outcome_rewards = outcome_rewards[options["final_rows"]]
-    advantages, parts = spro_advantage(
-        old_log_probs, ref_log_prob, response_mask, outcome_rewards, index, return_parts=True, **options
+    options = Options(
+        beta=settings.beta,
+        baseline=settings.baseline,
+        process=settings.process,
+        process_sign=settings.process_sign,
+        norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
+        gate_degenerate_groups=settings.gate_degenerate_groups,
+        max_process_share=settings.max_process_share,
     )
-    metrics = process_metrics(parts, response_mask, outcome_rewards, index, beta=settings.beta)
+    outcome_rewards, final_rows = _row_sums(token_level_scores), None
+    if session_ids is not None and final_outputs is not None and not final_outputs.all():
+        final_rows = final_row_of(session_ids, final_outputs)
+        outcome_rewards = outcome_rewards[final_rows]
+    advantages, stats = spro_advantage_with_stats(
+        old_log_probs,
+        ref_log_prob,
+        response_mask,
+        outcome_rewards,
+        index,
+        options,
+        step_ids=_step_ids(settings, response_mask, responses, tokenizer),
+        final_rows=final_rows,
+    )
+    metrics = process_metrics(stats, outcome_rewards, index, beta=settings.beta)
     record(metrics)
     _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
-    return advantages, advantages.clone()
+    return advantages, advantages
+
+
+def _row_sums(scores: torch.Tensor) -> torch.Tensor:
+    """(B,) the sum of each row, padded or jagged."""
+    if not scores.is_nested:
+        return scores.sum(dim=-1)
+    # Not scores.sum(-1), which pads.
+    return torch.segment_reduce(scores.values(), "sum", lengths=scores.offsets().diff(), unsafe=True)
 
 
 def _step_ids(

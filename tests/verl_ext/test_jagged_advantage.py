@@ -10,6 +10,7 @@ import torch
 import transfer_queue
 from omegaconf import OmegaConf
 from tensordict import NonTensorStack, TensorDict
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
@@ -24,7 +25,9 @@ class InMemoryQueueInPlaceOfTransferQueue:
     """What `transfer_queue.kv_batch_get` and `kv_batch_put` do, in this process; keeps what was asked of it."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
-        self.fields, self.fetched, self.written = fields, [], {}
+        self.fields = fields
+        self.fetched: list[list[str]] = []
+        self.written: dict[str, Any] = {}
 
     def kv_batch_get(self, keys: Any, partition_id: str, select_fields: Any = None) -> TensorDict:
         self.fetched.append(list(select_fields))
@@ -67,7 +70,12 @@ def fields(**more: Any) -> dict[str, Any]:
 
 
 def stage(
-    monkeypatch: pytest.MonkeyPatch, estimator: str, batch_fields: dict[str, Any], *, kl_coef: float = 0.0, **algorithm: Any
+    monkeypatch: pytest.MonkeyPatch,
+    estimator: str,
+    batch_fields: dict[str, Any],
+    *,
+    kl_coef: float = 0.0,
+    **algorithm: Any,
 ) -> tuple[InMemoryQueueInPlaceOfTransferQueue, dict[str, float]]:
     """Run V1's advantage stage, with our patches around it, on these fields."""
     queue = InMemoryQueueInPlaceOfTransferQueue(batch_fields)
@@ -93,10 +101,9 @@ def stage(
         config=config, kl_ctrl_in_reward=core_algos.FixedKLController(kl_coef), global_steps=1, tokenizer=None
     )
     keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
-    batch = SimpleNamespace(keys=keys, partition_id="train")
-    SimpleNamespace.__len__ = lambda self: len(self.keys)  # type: ignore[attr-defined]
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
     metrics: dict[str, float] = {}
-    PPOTrainer._compute_advantage(trainer, batch, metrics)  # type: ignore[arg-type]
+    PPOTrainer._compute_advantage(trainer, batch, metrics)
     return queue, metrics
 
 
@@ -112,7 +119,9 @@ def test_equals_verls_own_stage(monkeypatch: pytest.MonkeyPatch, use_kl_in_rewar
         got = ours.written[name]
         assert got.layout == torch.jagged
         assert torch.equal(got.offsets(), expected.offsets())
-        torch.testing.assert_close(got.values(), expected.values(), rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got.values(), expected.values(), rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert {name: our_metrics[name] for name in verls_metrics} == pytest.approx(verls_metrics, rel=1e-6)
     assert "spro/cpr/abs_max" in our_metrics
 

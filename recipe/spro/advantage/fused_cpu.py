@@ -118,7 +118,7 @@ def advantage(
         outcome_B, scale_ = torch.from_numpy(outcome).float(), torch.tensor(scale, dtype=torch.float32)
         parts = SproParts(cpr_rows.tensor(), msa, outcome_B, alive_rows.tensor(), scale_)
     stats = SproStats(
-        valid_count=int(counts.sum()),
+        valid_counts=tuple(counts.tolist()),
         cpr_abs_max=cpr_abs_max,
         cpr_sum=float(cpr_sums.sum()),
         msa_square_sum=scale**2 * msa_squares,

@@ -42,7 +42,8 @@ class SproParts:
 class SproStats:
     """What the process term of a batch is like, over its valid tokens: enough for metrics, without the parts."""
 
-    valid_count: int
+    valid_counts: tuple[int, ...]
+    """of each row."""
     cpr_abs_max: float
     """of the cumulative process reward (Eq. 11), whatever `process` is; nats times beta, as the next one."""
     cpr_sum: float
@@ -54,6 +55,11 @@ class SproStats:
     """valid tokens whose step no other row of the group has."""
     scale: float
     """the factor of `max_process_share`, in [0, 1]; 1 without a bound."""
+
+    @property
+    def valid_count(self) -> int:
+        """Valid tokens of the batch."""
+        return sum(self.valid_counts)
 
 
 @dataclass(frozen=True)

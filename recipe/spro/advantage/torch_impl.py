@@ -64,7 +64,7 @@ def stats(parts: SproParts, mask_BT: torch.Tensor) -> SproStats:
 
     cpr_N = valid(parts.cpr)
     return SproStats(
-        valid_count=len(cpr_N),
+        valid_counts=tuple(mask_BT.sum(1).tolist()),
         cpr_abs_max=float(cpr_N.abs().max()) if len(cpr_N) else 0.0,
         cpr_sum=float(cpr_N.sum()),
         msa_square_sum=float(valid(parts.msa).square().sum()),

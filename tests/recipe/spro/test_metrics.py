@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.spro.advantage import SproParts, spro_advantage
+from recipe.spro.advantage import Options, SproParts, spro_advantage_with_stats, torch_impl
 from recipe.spro.metrics import process_metrics
 
 # Two rows of one group, 3 and 2 tokens, and a row of padding full of numbers that must not count.
@@ -25,8 +25,12 @@ REWARDS = torch.tensor([1.0, 0, 7])
 UIDS = np.array(["a", "a", "pad-0"], dtype=object)
 
 
+def stats_of(parts: SproParts, mask: torch.Tensor) -> Any:
+    return torch_impl.stats(parts, mask.bool())
+
+
 def metrics(**changed: Any) -> dict[str, float]:
-    return process_metrics(SproParts(**(PARTS | changed)), MASK, REWARDS, UIDS, beta=0.25)
+    return process_metrics(stats_of(SproParts(**(PARTS | changed)), MASK), REWARDS, UIDS, beta=0.25)
 
 
 def test_by_hand() -> None:
@@ -80,7 +84,7 @@ def test_a_scale_of_zero_is_no_division_by_zero() -> None:
 def test_degenerate_groups(rewards: list[float], uids: str, share: float) -> None:
     ones = torch.ones(4, 2)
     parts = SproParts(ones, ones, torch.ones(4), ones.long(), torch.tensor(1.0))
-    got = process_metrics(parts, ones, torch.tensor(rewards), np.array(list(uids), dtype=object), beta=1.0)
+    got = process_metrics(stats_of(parts, ones), torch.tensor(rewards), np.array(list(uids), dtype=object), beta=1.0)
     assert got["spro/degenerate_group_frac"] == share
 
 
@@ -96,16 +100,10 @@ def test_padding_is_left_out() -> None:
         groups = np.array([*uids, *(f"pad-{row}" for row in range(extra))], dtype=object)
         outcome = torch.cat([rewards, torch.zeros(extra)])
         padded_mask = torch.cat([mask, torch.zeros(extra, 6).long()])
-        _, parts = spro_advantage(
-            torch.cat([log_probs, pad]),
-            torch.cat([ref, -pad]),
-            padded_mask,
-            outcome,
-            groups,
-            beta=0.1,
-            return_parts=True,
+        _, stats = spro_advantage_with_stats(
+            torch.cat([log_probs, pad]), torch.cat([ref, -pad]), padded_mask, outcome, groups, Options(beta=0.1)
         )
-        return process_metrics(parts, padded_mask, outcome, groups, beta=0.1)
+        return process_metrics(stats, outcome, groups, beta=0.1)
 
     assert measure(0) == measure(3)
     assert measure(0)["spro/degenerate_group_frac"] == 0.5
@@ -114,6 +112,6 @@ def test_padding_is_left_out() -> None:
 def test_a_batch_without_a_valid_token() -> None:
     zeros = torch.zeros(2, 3)
     parts = SproParts(zeros, zeros, torch.zeros(2), zeros.long(), torch.tensor(1.0))
-    got = process_metrics(parts, zeros, torch.zeros(2), np.array(["a", "b"], dtype=object), beta=0.1)
+    got = process_metrics(stats_of(parts, zeros), torch.zeros(2), np.array(["a", "b"], dtype=object), beta=0.1)
     assert all(math.isfinite(value) for value in got.values())
     assert got["spro/degenerate_group_frac"] == 0
