@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import math
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +27,9 @@ import torch
 from recipe.spro.advantage import Options, spro_advantage, spro_advantage_naive, spro_advantage_with_stats, torch_impl
 from recipe.spro.advantage.inputs import check_inputs
 from scripts.bench_floor import cpp_loop, in_threads, numba_loop
+from scripts.measure import in_new_process, peak_extra_bytes, provenance
 
-ROOT = Path(__file__).resolve().parents[1]
+_MODULE = "scripts.bench_advantage"
 BETA = 0.05
 TOLERANCE = 1e-5
 
@@ -252,7 +248,7 @@ def extra_memory(quick: bool) -> list[dict[str, Any]]:
     """What a call needs at its peak beyond its output, each measured in a process of its own."""
     rows = []
     for layout in ("padded", "jagged"):
-        found = _in_new_process("--measure-memory", layout, *(["--quick"] if quick else []))
+        found = in_new_process(_MODULE, "--measure-memory", layout, *(["--quick"] if quick else []))
         share = found["peak_extra_bytes"] / found["output_bytes"]
         row = {"case": f"extra memory, {layout}", "contender": "spro", "threads": 1, "turns": 1}
         target = {"target": "<= 0.1 x output", "measured": share, "met": share <= 0.1}
@@ -261,30 +257,21 @@ def extra_memory(quick: bool) -> list[dict[str, Any]]:
 
 
 def _measure_memory(layout: str, quick: bool) -> dict[str, int]:
-    """Resident memory at its peak during one call, less what was there before and less the output (Linux)."""
+    """Resident memory at its peak during one call, less what was there before and less the output."""
     torch.set_num_threads(1)
     shape = Shape(64, 2048, 8) if quick else Shape(1024, 4096, 8)
     if layout == "jagged":
         shape = Shape(shape.rows, shape.width, 8, 0.35, jagged=True)
     spro_advantage(**make_batch(Shape(16, 512, 8, jagged=shape.jagged)), beta=BETA)
     batch = make_batch(shape)
-    before = _status_kib("VmRSS")
-    # 5 resets the peak (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5")
-    result = spro_advantage(**batch, beta=BETA)
-    peak = _status_kib("VmHWM")
+    result, extra = peak_extra_bytes(lambda: spro_advantage(**batch, beta=BETA))
     values = result.values() if result.is_nested else result
-    return {"output_bytes": values.nbytes, "peak_extra_bytes": max(0, (peak - before) * 1024 - values.nbytes)}
-
-
-def _status_kib(key: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
-    return int(line.split()[1])
+    return {"output_bytes": values.nbytes, "peak_extra_bytes": max(0, extra - values.nbytes)}
 
 
 def first_call() -> dict[str, Any]:
     """The first call in a new process, after another has compiled: the import of numba and the compiled code's load."""
-    spent = [_in_new_process("--measure-first-call")["seconds"] for _ in range(4)][1:]
+    spent = [in_new_process(_MODULE, "--measure-first-call")["seconds"] for _ in range(4)][1:]
     row = {"case": "first call in a new process", "contender": "spro", "threads": 1, "turns": len(spent)}
     median = float(np.median(spent))
     return row | {"median_ms": median * 1e3, "target": "<= 1 s", "measured": median, "met": median <= 1}
@@ -295,31 +282,6 @@ def _measure_first_call() -> dict[str, float]:
     start = time.perf_counter()
     spro_advantage(**batch, beta=BETA)
     return {"seconds": time.perf_counter() - start}
-
-
-def _in_new_process(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "scripts.bench_advantage", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def provenance() -> dict[str, str]:
-    """Where and with what this was measured."""
-    cpu = next((x for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.processor())
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip() or "unknown",
-        "cpu": cpu.partition(":")[2].strip() or cpu,
-        "cores": str(os.cpu_count()),
-        "memory_gib": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "numba", "verl")},
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def show(rows: list[dict[str, Any]]) -> None:

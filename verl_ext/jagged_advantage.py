@@ -36,6 +36,12 @@ def takes_jagged(estimator: Callable[..., Any]) -> Callable[..., Any]:
     return estimator
 
 
+def takes_padded(estimator: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the mark away again, to compare."""
+    setattr(estimator, _TAKES_JAGGED, False)
+    return estimator
+
+
 def _has_jagged_estimator(algorithm: Any) -> bool:
     from verl.trainer.ppo import core_algos
 
@@ -48,13 +54,23 @@ def _corrects_rollout(algorithm: Any) -> bool:
     return bool(correction) and not correction.get("bypass_mode", False)
 
 
+def _jagged_like(mask: Any, values: Any) -> Any:
+    import torch
+
+    lengths = mask.offsets().diff()
+    # With the extremes: without them torch pads to the sum of all lengths.
+    return torch.nested.nested_tensor_from_jagged(
+        values, mask.offsets(), min_seqlen=int(lengths.min()), max_seqlen=int(lengths.max())
+    )
+
+
 def _with_offsets_of(mask: Any, name: str, x: Any) -> Any:
     """The same values as x, a field of the same lengths, with the mask's very offsets: only then torch adds them."""
     import torch
 
     if not torch.equal(x.offsets().diff(), mask.offsets().diff()):
         raise ValueError(f"the batch's field {name!r} differs from the response mask in its lengths")
-    return torch.nested.nested_tensor_from_jagged(x.values(), mask.offsets())
+    return _jagged_like(mask, x.values())
 
 
 def _subtract_kl(trainer: Any, data: Any) -> dict[str, float]:
@@ -77,7 +93,7 @@ def _subtract_kl(trainer: Any, data: Any) -> dict[str, float]:
     coefficient = control.value
     scores = fields["token_level_scores"]
     rewards = scores.values() - coefficient * divergence if coefficient else scores.values()
-    fields["token_level_rewards"] = torch.nested.nested_tensor_from_jagged(rewards, mask.offsets())
+    fields["token_level_rewards"] = _jagged_like(mask, rewards)
     control.update(current_kl=current, n_steps=len(lengths))
     return {"actor/reward_kl_penalty": current, "actor/reward_kl_penalty_coeff": coefficient}
 

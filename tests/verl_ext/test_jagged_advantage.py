@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import transfer_queue
 from omegaconf import OmegaConf
-from tensordict import NonTensorStack, TensorDict
-from transfer_queue import KVBatchMeta
-from verl.trainer.ppo import core_algos
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from tensordict import TensorDict
 
-import recipe.spro.plugin  # noqa: F401 (its import installs the extensions)
+from scripts.bench_stage import InMemoryQueueInPlaceOfTransferQueue, compute_stage
 from verl_ext import jagged_advantage
 
 LENGTHS = torch.tensor([7, 3, 1, 5, 7, 4])
 UIDS = ["a", "b", "a", "b", "a", "pad-0"]
-
-
-class InMemoryQueueInPlaceOfTransferQueue:
-    """What `transfer_queue.kv_batch_get` and `kv_batch_put` do, in this process; keeps what was asked of it."""
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.fields = fields
-        self.fetched: list[list[str]] = []
-        self.written: dict[str, Any] = {}
-
-    def kv_batch_get(self, keys: Any, partition_id: str, select_fields: Any = None) -> TensorDict:
-        self.fetched.append(list(select_fields))
-        held = {name: x for name, x in self.fields.items() if name in select_fields}
-        # Each field comes with offsets of its own.
-        fresh = {name: _again(x) if isinstance(x, torch.Tensor) else x for name, x in held.items()}
-        return TensorDict({**fresh, "uid": NonTensorStack(*UIDS)}, batch_size=len(UIDS))
-
-    def kv_batch_put(self, keys: Any, partition_id: str, fields: TensorDict) -> Any:
-        self.written = dict(fields.items())
-        return SimpleNamespace(keys=keys, partition_id=partition_id)
 
 
 def _again(x: torch.Tensor) -> torch.Tensor:
@@ -70,50 +45,20 @@ def fields(**more: Any) -> dict[str, Any]:
 
 
 def stage(
-    monkeypatch: pytest.MonkeyPatch,
-    estimator: str,
-    batch_fields: dict[str, Any],
-    *,
-    kl_coef: float = 0.0,
-    **algorithm: Any,
+    estimator: str, batch_fields: dict[str, Any], **algorithm: Any
 ) -> tuple[InMemoryQueueInPlaceOfTransferQueue, dict[str, float]]:
-    """Run V1's advantage stage, with our patches around it, on these fields."""
-    queue = InMemoryQueueInPlaceOfTransferQueue(batch_fields)
-    monkeypatch.setattr(transfer_queue, "kv_batch_get", queue.kv_batch_get)
-    monkeypatch.setattr(transfer_queue, "kv_batch_put", queue.kv_batch_put)
-    config = OmegaConf.create(
-        {
-            "algorithm": {
-                "adv_estimator": estimator,
-                "gamma": 1.0,
-                "lam": 1.0,
-                "use_kl_in_reward": True,
-                "kl_penalty": "kl",
-                "norm_adv_by_std_in_grpo": True,
-                "rollout_correction": {"bypass_mode": False},
-                "spro": {"beta": 0.0},
-                **algorithm,
-            },
-            "actor_rollout_ref": {"rollout": {"n": 3}},
-        }
-    )
-    trainer = SimpleNamespace(
-        config=config, kl_ctrl_in_reward=core_algos.FixedKLController(kl_coef), global_steps=1, tokenizer=None
-    )
-    keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
-    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
-    metrics: dict[str, float] = {}
-    PPOTrainer._compute_advantage(trainer, batch, metrics)
-    return queue, metrics
+    """V1's advantage stage, with our patches around it, on these fields."""
+    queue = InMemoryQueueInPlaceOfTransferQueue(batch_fields, UIDS)
+    return queue, compute_stage(queue, {"adv_estimator": estimator, "spro": {"beta": 0.0}, **algorithm})
 
 
 @pytest.mark.parametrize("kl_penalty", ["kl", "abs", "low_var_kl"])
 @pytest.mark.parametrize("use_kl_in_reward", [True, False])
-def test_equals_verls_own_stage(monkeypatch: pytest.MonkeyPatch, use_kl_in_reward: bool, kl_penalty: str) -> None:
+def test_equals_verls_own_stage(use_kl_in_reward: bool, kl_penalty: str) -> None:
     """spro with beta 0 is grpo: the same advantages, returns, rewards and metrics."""
     options: dict[str, Any] = {"use_kl_in_reward": use_kl_in_reward, "kl_penalty": kl_penalty}
-    verls, verls_metrics = stage(monkeypatch, "grpo", fields(), **options)
-    ours, our_metrics = stage(monkeypatch, "spro", fields(), **options)
+    verls, verls_metrics = stage("grpo", fields(), **options)
+    ours, our_metrics = stage("spro", fields(), **options)
     assert set(ours.written) == set(verls.written)
     for name, expected in verls.written.items():
         got = ours.written[name]
@@ -126,38 +71,38 @@ def test_equals_verls_own_stage(monkeypatch: pytest.MonkeyPatch, use_kl_in_rewar
     assert "spro/cpr/abs_max" in our_metrics
 
 
-def test_a_kl_in_the_reward_is_subtracted_as_verl_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kl_in_the_reward_is_subtracted_as_verl_does() -> None:
     """For other estimators that take jagged fields; spro refuses it before Ray starts."""
-    verls, _ = stage(monkeypatch, "grpo", fields(), kl_coef=0.3)
-    ours, _ = stage(monkeypatch, "spro", fields(), kl_coef=0.3)
+    verls, _ = stage("grpo", fields(), kl_coef=0.3)
+    ours, _ = stage("spro", fields(), kl_coef=0.3)
     got, expected = (x.written["token_level_rewards"].values() for x in (ours, verls))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TensorDict, "to_padded_tensor", lambda *_: pytest.fail("padded"))
-    ours, _ = stage(monkeypatch, "spro", fields())
+    ours, _ = stage("spro", fields())
     assert len(ours.fetched) == 1
     with pytest.raises(pytest.fail.Exception, match="padded"):
-        stage(monkeypatch, "grpo", fields())
+        stage("grpo", fields())
 
 
-def test_rollout_correction_is_left_to_verl(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollout_correction_is_left_to_verl() -> None:
     """Its metrics need the rollout's log-probs in verl's own stage."""
     batch = fields()
-    ours, metrics = stage(monkeypatch, "spro", {**batch, "rollout_log_probs": _again(batch["old_log_probs"])})
+    ours, metrics = stage("spro", {**batch, "rollout_log_probs": _again(batch["old_log_probs"])})
     assert len(ours.fetched) == 2
     assert any(name.startswith("rollout_corr/") for name in metrics)
     torch.testing.assert_close(
-        ours.written["advantages"].values(), stage(monkeypatch, "spro", fields())[0].written["advantages"].values()
+        ours.written["advantages"].values(), stage("spro", fields())[0].written["advantages"].values()
     )
 
 
-def test_lengths_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_that_differ_are_refused() -> None:
     offsets = torch.tensor([0, 6, 10, 11, 16, 23, 27])
     other = torch.nested.nested_tensor_from_jagged(torch.zeros(27), offsets)
     with pytest.raises(ValueError, match="'old_log_probs' differs from the response mask in its lengths"):
-        stage(monkeypatch, "spro", fields(old_log_probs=other))
+        stage("spro", fields(old_log_probs=other))
 
 
 def test_only_marked_estimators() -> None:

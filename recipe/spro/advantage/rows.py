@@ -20,6 +20,7 @@ class Rows:
     step: int  # from the start of one row to the next, if padded
     offsets: torch.Tensor | None = None  # (B+1,), if jagged
     holes: torch.Tensor | None = None  # (B,) the lengths, if jagged with values that belong to no row
+    extremes: tuple[int | None, int | None] = (None, None)  # the shortest and the longest row, where torch knows them
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Rows":
@@ -27,7 +28,8 @@ class Rows:
         if x.is_nested:
             # What x.values() gives, without the fifteen microseconds of its dispatch.
             values = x._values.detach()
-            return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths())
+            extremes = (x._maybe_min_seqlen, x._maybe_max_seqlen)
+            return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths(), extremes)
         x = x.detach()
         count, width = x.shape
         if width > 1 and x.stride(1) != 1:
@@ -61,10 +63,14 @@ class Rows:
             values = torch.empty(size, dtype=dtype, device=self.values.device)
         if self.offsets is None:
             return Rows(values, self.count, self.width, self.width)
-        return Rows(values, self.count, 0, 0, self.offsets, self.holes)
+        return Rows(values, self.count, 0, 0, self.offsets, self.holes, self.extremes)
 
     def tensor(self) -> torch.Tensor:
         """As padded or jagged tensor, for rows of `empty_like`; a jagged one has the very offsets of the original."""
         if self.offsets is None:
             return self.values.view(self.count, self.width)
-        return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, self.holes)
+        # With the extremes: without them torch pads to the sum of all lengths.
+        shortest, longest = self.extremes
+        return torch.nested.nested_tensor_from_jagged(
+            self.values, self.offsets, self.holes, min_seqlen=shortest, max_seqlen=longest
+        )
