@@ -14,8 +14,9 @@ import torch
 # Of fewer values (1 MiB) the faults do not matter.
 _LARGE = (1 << 20) // 4
 
-# Batches differ in length from step to step: this much more is allocated, in parts of the size.
-_HEADROOM = 16
+# Batches differ in length from step to step: this much more is allocated, in parts of the size, and a buffer up to this
+# many times too large is used as it is.
+_HEADROOM, _TOO_LARGE = 16, 4
 
 _lock = threading.Lock()
 _kept: np.ndarray = np.empty(0, np.float32)
@@ -28,7 +29,7 @@ def empty(size: int) -> torch.Tensor:
         return torch.empty(size)
     with _lock:
         # References here: the name, and the argument of the call. A tensor made of it, or any view, would be one more.
-        if sys.getrefcount(_kept) > 2 or not size <= len(_kept) <= 2 * size:
+        if sys.getrefcount(_kept) > 2 or not size <= len(_kept) <= _TOO_LARGE * size:
             # numpy asks for huge pages, which torch does only if told so by a variable of the environment.
             _kept = np.empty(size + size // _HEADROOM, np.float32)
         return torch.from_numpy(_kept)[:size]
