@@ -30,8 +30,9 @@ from scripts.bench_floor import cpp_loop, in_threads, numba_loop
 from scripts.measure import in_new_process, peak_extra_bytes, provenance
 
 _MODULE = "scripts.bench_advantage"
-# Before each timing of what is faster comes one that does not count: what ran before has left the caches full of its own.
-_WORTH_WARMING_S = 0.1
+# What is faster is called twice more at each turn, before its timing, and timed twice: what ran before has left the
+# caches full of its own.
+_FAST_S, _WARM_CALLS, _TIMED_CALLS = 0.1, 3, 2
 
 BETA = 0.05
 TOLERANCE = 1e-5
@@ -211,13 +212,15 @@ def run(case: Case, repeats: int, budget_s: float) -> None:
             spent = case.seconds[name]
             if turn >= 3 and sum(spent) > budget_s:
                 continue
-            if turn == 0 or spent[-1] < _WORTH_WARMING_S:
+            fast = turn > 0 and spent[-1] < _FAST_S
+            for _ in range(_WARM_CALLS if fast else 1):
                 contender()
-            start = time.perf_counter()
-            result = contender()
-            spent.append(time.perf_counter() - start)
-            # Freed outside of the timing, as the trainer's batch is.
-            del result
+            for _ in range(_TIMED_CALLS if fast else 1):
+                start = time.perf_counter()
+                result = contender()
+                spent.append(time.perf_counter() - start)
+                # Freed outside of the timing, as the trainer's batch is.
+                del result
         _progress(f"{case.name}: turn {turn + 1} of {repeats}")
     _progress("")
 

@@ -24,8 +24,8 @@ from recipe.spro.advantage.cpu_vectors import (
     scan_differences,
 )
 
-# Tokens of a row in hand at a time; a multiple of LANES. Eight rows of log-ratios then fill a sixth of a 48-KiB L1.
-TILE = 256
+# Tokens of a row in hand at a time; a multiple of LANES. Eight rows of log-ratios then fill a third of a 48-KiB L1.
+TILE = 512
 
 # Sums this large are a NaN, an infinity or about to be one in float32: the caller looks at them in float64.
 HUGE = 1e30
@@ -157,7 +157,7 @@ def local_values(
 
     next_at, next_ref_at = log_probs.starts[next_row] + next_start, ref_log_probs.starts[next_row] + next_start
     next_mask_at, out_at = mask.starts[next_row] + next_start, out.starts[row] + start
-    running, whole = np.float32(0.0), there // LANES * LANES
+    running, whole = 0.0, there // LANES * LANES
     for t in range(0, there, LANES):
         if t < direct:
             running = scan_differences(policy, t, reference, t, own, t, sums, running, zero)

@@ -69,7 +69,7 @@ def _load(builder: Any, place: Any) -> Any:
 
 
 def _prefix_sum(builder: Any, values: Any, carry: Any, zero: Any, here: Any, there: Any) -> Any:
-    """Store the prefix sum of a vector plus `carry` at `here`, add it to what is at `there`; returns the new carry.
+    """Store the prefix sum of a vector plus `carry` at `here`, add it to what is at `there`; return the new carry.
 
     LLVM finds no prefix sums by itself: these are the shifted additions of Hillis and Steele.
     """
@@ -82,10 +82,10 @@ def _prefix_sum(builder: Any, values: Any, carry: Any, zero: Any, here: Any, the
         values = builder.fadd(values, shifted)
         shift *= 2
     total = builder.extract_element(values, ir.IntType(32)(LANES - 1))
-    values = builder.fadd(values, _everywhere(builder, carry))
+    values = builder.fadd(values, _everywhere(builder, builder.fptrunc(carry, ir.FloatType())))
     builder.store(values, here, align=4)
     builder.store(builder.fadd(_load(builder, there), values), there, align=4)
-    return builder.fadd(carry, total)
+    return builder.fadd(carry, builder.fpext(total, ir.DoubleType()))
 
 
 @intrinsic
@@ -94,7 +94,7 @@ def scan(typingctx: Any, local: Any, at: Any, sums: Any, carry: Any, zero: Any) 
 
     local[at:at+LANES] becomes its prefix sum plus `carry`, and is added to sums[at:at+LANES]; returns the new carry.
     """
-    signature = types.float32(local, types.int64, sums, types.float32, types.float32)
+    signature = types.float64(local, types.int64, sums, types.float64, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         local, at, sums, carry, zero = arguments
@@ -111,8 +111,8 @@ def scan_differences(
     zero: Any,
 ) -> Any:  # fmt: skip
     """The same, local[at:at+LANES] being first set to log_probs[start:] - ref[ref_start:], which stays in registers."""
-    integer, real = types.int64, types.float32
-    signature = real(log_probs, integer, ref, integer, local, integer, sums, real, real)
+    integer, real = types.int64, types.float64
+    signature = real(log_probs, integer, ref, integer, local, integer, sums, real, types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         log_probs, start, ref, ref_start, local, at, sums, carry, zero = arguments

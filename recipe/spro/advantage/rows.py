@@ -6,6 +6,8 @@ Legend: B rows (responses), T token positions, t_i the length of row i.
 from dataclasses import dataclass
 
 import torch
+from torch.nested._internal.nested_tensor import NestedTensor
+from torch.nested._internal.ops import extract_kwargs
 
 from recipe.spro.advantage import buffers
 
@@ -20,7 +22,7 @@ class Rows:
     step: int  # from the start of one row to the next, if padded
     offsets: torch.Tensor | None = None  # (B+1,), if jagged
     holes: torch.Tensor | None = None  # (B,) the lengths, if jagged with values that belong to no row
-    extremes: tuple[int | None, int | None] = (None, None)  # the shortest and the longest row, where torch knows them
+    like: torch.Tensor | None = None  # the jagged tensor
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "Rows":
@@ -28,8 +30,7 @@ class Rows:
         if x.is_nested:
             # What x.values() gives, without the fifteen microseconds of its dispatch.
             values = x._values.detach()
-            extremes = (x._maybe_min_seqlen, x._maybe_max_seqlen)
-            return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths(), extremes)
+            return cls(values.contiguous(), len(x.offsets()) - 1, 0, 0, x.offsets(), x.lengths(), x)
         x = x.detach()
         count, width = x.shape
         if width > 1 and x.stride(1) != 1:
@@ -63,14 +64,12 @@ class Rows:
             values = torch.empty(size, dtype=dtype, device=self.values.device)
         if self.offsets is None:
             return Rows(values, self.count, self.width, self.width)
-        return Rows(values, self.count, 0, 0, self.offsets, self.holes, self.extremes)
+        return Rows(values, self.count, 0, 0, self.offsets, self.holes, self.like)
 
     def tensor(self) -> torch.Tensor:
         """As padded or jagged tensor, for rows of `empty_like`; a jagged one has the very offsets of the original."""
         if self.offsets is None:
             return self.values.view(self.count, self.width)
-        # With the extremes: without them torch pads to the sum of all lengths.
-        shortest, longest = self.extremes
-        return torch.nested.nested_tensor_from_jagged(
-            self.values, self.offsets, self.holes, min_seqlen=shortest, max_seqlen=longest
-        )
+        # As torch makes the result of an operation on it: with the same offsets, and with what is known of its longest
+        # row, without which torch pads to the sum of all lengths.
+        return NestedTensor(self.values, **extract_kwargs(self.like))

@@ -148,4 +148,4 @@ def test_long_sums_stay_accurate() -> None:
         log_probs, ref_log_probs, torch.ones(2, T), torch.zeros(2), torch.zeros(2).long(), beta=1.0, baseline="none"
     )
     exact = (log_probs.double() - ref_log_probs.double()).cumsum(1)
-    torch.testing.assert_close(out.double(), exact, rtol=2e-7, atol=0)
+    torch.testing.assert_close(out.double(), exact, rtol=3e-7, atol=0)
