@@ -11,6 +11,10 @@ import torch
 from recipe.spro.advantage.rows import Rows
 
 
+class NeedsCare(Exception):
+    """A value that is not allowed, or so large that float32 may not hold its sums: check it and use float64."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of an SPRO advantage, of which only the values of tokens are still unchecked."""

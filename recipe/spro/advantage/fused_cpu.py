@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from recipe.spro.advantage import cpu_kernels as kernels
-from recipe.spro.advantage.arguments import Arguments
+from recipe.spro.advantage.arguments import Arguments, NeedsCare
 from recipe.spro.advantage.cpu_kernels import Flat, Members, Scratch
 from recipe.spro.advantage.groups import Groups, outcome_advantages
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
@@ -26,10 +26,6 @@ _TOKENS_PER_THREAD = 1 << 18
 
 # Step ids further apart than this many times the longest row are numbered anew, to fit into a table.
 _SPARSE = 8
-
-
-class NeedsCare(Exception):
-    """A value that is not allowed, or so large that float32 may not hold its sums: check it and use float64."""
 
 
 @dataclass(frozen=True)
