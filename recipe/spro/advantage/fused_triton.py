@@ -10,6 +10,7 @@ batch, C cells: one per row and step of its group.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +21,16 @@ from recipe.spro.advantage.groups import Groups, outcome_advantages
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
 from recipe.spro.advantage.rows import Rows
 
-# Tokens that a program has in hand. 4096 are 16 per thread, three arrays of which fit into its registers; what of them
-# is under way from memory (9 to 24 bytes each) keeps a multiprocessor busy, and fits twice into its shared memory.
-_TILE, _WARPS = 4096, 8
+# Tokens that a program has in hand: 8 per thread, so that what is known of their rows fits into its registers too, also
+# where jagged rows forbid wide loads. The loads of two more tiles (9 to 24 bytes a token) are under way meanwhile.
+_TILE, _WARPS, _STAGES = 2048, 8, 3
 
-# Fewer tokens of a row than this would be read in pieces too small for the memory, more give nothing.
-_BLOCK_MIN, _BLOCK_MAX = 16, 1024
+# Fewer tokens of a row than this would be read in pieces too small for the memory; the sums of more, which are float32,
+# lose digits.
+_BLOCK_MIN, _BLOCK_MAX = 16, 512
 
 # A group with more rows does not fit: plain torch takes it.
-_ROWS_MAX = 1024
+_ROWS_MAX = 256
 
 # A part of T shorter than this many tiles is not worth a program.
 _TILES_PER_SEGMENT = 4
@@ -43,8 +45,7 @@ class Tiling:
 
     block: int  # tokens of each row in hand at a time, a power of two
     segments: int  # parts of T, each of which a program of its own walks
-    warps: int = _WARPS
-    stages: int = 2  # tiles whose loads are under way
+    stages: int = _STAGES  # tiles in hand and under way
 
     @classmethod
     def of(cls, like: Rows, groups: int, largest: int) -> "Tiling":
@@ -57,7 +58,8 @@ class Tiling:
         # The mean of jagged rows, without asking the device.
         tokens = like.width if like.offsets is None else like.values.numel() // max(like.count, 1)
         segments = min(-(-processors // max(groups, 1)), tokens // (block * _TILES_PER_SEGMENT))
-        return cls(block, max(segments, 1), 2 * _WARPS if rows * block > _TILE else _WARPS)
+        # A tile twice as large leaves room for one more in the shared memory of the smaller GPUs.
+        return cls(block, max(segments, 1), _STAGES if rows * block <= _TILE else 2)
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class _Batch:
         self, process: str, baseline: str, base: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None,
         *, out: Rows | None = None, alive: Rows | None = None, with_stats: bool = False,
     ) -> torch.Tensor | None:  # fmt: skip
-        """out = base[row] + scale * weight[row] * M; the (5, B) float64 statistics of `triton_kernels`, if wanted."""
-        stats, padded = None, self.policy.offsets is None
+        """out = base[row] + scale * weight[row] * M; the (5, B, S) float64 statistics of `triton_kernels`, if wanted."""
+        stats = None
         if with_stats:
             size = (5, self.policy.count, self.tiling.segments)
             stats = torch.empty(size, dtype=torch.float64, device=base.device)
@@ -118,17 +120,22 @@ class _Batch:
             STATS=stats is not None,
             SEGMENTS=_power_of_two(self.tiling.segments),
         )
-        assert padded or out is None or out.offsets is self.policy.offsets
-        return None if stats is None else stats.sum(2)
+        return stats
 
     def _sums(self, process: str) -> torch.Tensor:
         """(B, S) float64: the log-ratios of each segment but the last that the process comes to."""
-        sums = torch.empty(self.policy.count, self.tiling.segments, dtype=torch.float64, device=self.starts.device)
-        programs = (len(self.group_starts) - 1) * (self.tiling.segments - 1)
-        self._launch(kernels.segment_sums, programs, sums=sums, SUFFIX=process == "suffix")
-        return sums
+        if process not in self._known_sums:
+            size, device = (self.policy.count, self.tiling.segments), self.policy.values.device
+            self._known_sums[process] = sums = torch.empty(size, dtype=torch.float64, device=device)
+            programs = (len(self.group_starts) - 1) * (self.tiling.segments - 1)
+            self._launch(kernels.segment_sums, programs, sums=sums, SUFFIX=process == "suffix")
+        return self._known_sums[process]
 
-    def _launch(self, kernel, programs: int, **arguments) -> None:
+    @cached_property
+    def _known_sums(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def _launch(self, kernel: Any, programs: int, **arguments: Any) -> None:
         padded = self.policy.offsets is None
         nothing = self.faults
         # Triton launches on the current device, whatever device the tensors are on.
@@ -151,7 +158,7 @@ class _Batch:
                 N=_power_of_two(self.largest),
                 BLOCK=self.tiling.block,
                 STAGES=self.tiling.stages,
-                num_warps=self.tiling.warps,
+                num_warps=_WARPS,
                 # M has the same bits whether the outcome is added to it or not.
                 enable_fp_fusion=False,
                 **arguments,
@@ -215,7 +222,7 @@ def advantage(
         "prefix", "none", zero_B, torch.full_like(weight_B, float(options.beta)), out=cpr, with_stats=True
     )
     assert numbers is not None
-    cpr_sum, cpr_abs_max = numbers[1].sum(), torch.cat([scale * 0, numbers[2]]).max()
+    cpr_sum, cpr_abs_max = numbers[1].sum(), torch.cat([scale * 0, numbers[2].flatten()]).max()
     parts = None
     if cpr is not None:
         msa, alive = policy.empty_like(), policy.empty_like(torch.int64)
@@ -250,7 +257,7 @@ class _TokenTerm:
         base = torch.zeros_like(self.weight)
         numbers = self.batch.run(self.options.process, self.options.baseline, base, self.weight, with_stats=True)
         assert numbers is not None
-        return numbers[0].sum(), numbers[3], numbers[4].sum()
+        return numbers[0].sum(), numbers[3].sum(1), numbers[4].sum()
 
     def write(self, out: Rows, base: torch.Tensor, scale: torch.Tensor, alive: Rows | None = None) -> None:
         """out = base[row] + scale * M."""
@@ -310,7 +317,6 @@ class _StepTerm:
             policy=cells,
             reference=replace(cells, values=torch.zeros_like(ratio_C)),
             mask=replace(cells, values=has_C),
-            tiling=batch.tiling,
         )
         msa, alive = cells.empty_like(), cells.empty_like(torch.int64)
         # What is not allowed has been looked for; a step's sum may be larger than a token's.

@@ -18,7 +18,7 @@ import triton.language as tl
 # Log-ratios this large (or a NaN) are left to float64: after one of them float32 holds no fifth decimal.
 LARGE = tl.constexpr(1024.0)
 
-# Below it a column's count of valid tokens, above it that of its faults: one reduction for both. N is at most 1024.
+# Below it a column's count of valid tokens, above it that of its faults: one reduction for both. N is at most 256.
 _FAULT = tl.constexpr(1 << 16)
 
 
@@ -102,7 +102,7 @@ def segment_sums(
         ratio, _, _, _, _ = _tile(
             policy_at, reference_at, mask_at, exists, length, begin + tile * BLOCK, width, PADDED, BLOCK
         )
-        total += tl.sum(ratio, 1).to(tl.float64)
+        total += tl.sum(ratio.to(tl.float64), 1)
     tl.store(sums + rows * segments + segment, total, mask=exists)
 
 
@@ -119,7 +119,7 @@ def token_advantages(
 
     Args:
         policy, reference, mask: values of any number type. Row r of each starts at r * step if PADDED, all rows having
-            `width` tokens; else at starts[0..2, r], `starts` being (3, B) int64, and has lengths[r] of them, (B,) int64.
+            `width` tokens; else at starts[0..2, r], of (3, B) int64, and has lengths[r] tokens, of (B,) int64.
         out: float32, if STORE; alive: int64, if ALIVE, gets how many rows of the group are valid at each valid token.
             Their rows start at r * out_step if PADDED, else where those of `policy` do.
         row_count: B.
@@ -141,6 +141,8 @@ def token_advantages(
     policy_at = _places(policy, rows, exists, starts, policy_step, PADDED)
     reference_at = _places(reference, rows, exists, starts + row_count, reference_step, PADDED)
     mask_at = _places(mask, rows, exists, starts + 2 * row_count, mask_step, PADDED)
+    out_at = _places(out, rows, exists, starts, out_step, PADDED)
+    alive_at = _places(alive, rows, exists, starts, out_step, PADDED)
     row_base = tl.load(base + rows, mask=exists, other=0.0)[:, None]
     row_weight = (tl.load(weight + rows, mask=exists, other=0.0) * tl.load(scale))[:, None]
 
@@ -175,10 +177,11 @@ def token_advantages(
         if PROCESS == "token":
             value = ratio
         else:
-            total = tl.sum(ratio, 1)
+            # float64, for it goes into all that follows.
+            total = tl.sum(ratio.to(tl.float64), 1)
             local = tl.cumsum(ratio, 1)
             if PROCESS == "suffix":
-                local = total[:, None] - local + ratio
+                local = total.to(tl.float32)[:, None] - local + ratio
             if BASELINE == "none":
                 value = carry.to(tl.float32)[:, None] + local
             else:
@@ -186,7 +189,7 @@ def token_advantages(
                 live = row_valid > 0
                 pivot = tl.sum(tl.where(live, carry, 0.0), 0) / tl.maximum(tl.sum(live.to(tl.int32), 0), 1)
                 value = (carry - pivot).to(tl.float32)[:, None] + local
-            carry += total.to(tl.float64)
+            carry += total
 
         if BASELINE == "none":
             msa = value
@@ -201,11 +204,8 @@ def token_advantages(
         msa = tl.where(valid, row_weight * msa, 0.0)
 
         if STORE:
-            # Computed here and not before the loop, for the sake of registers.
-            out_at = _places(out, rows, exists, starts, out_step, PADDED)
             tl.store(out_at + columns, tl.where(valid, row_base + msa, 0.0), mask=inside)
         if ALIVE:
-            alive_at = _places(alive, rows, exists, starts, out_step, PADDED)
             tl.store(alive_at + columns, tl.where(valid, count[None, :], 0).to(tl.int64), mask=inside)
         if STATS:
             squares += tl.sum(msa * msa, 1).to(tl.float64)
