@@ -30,7 +30,7 @@ _TILE, _WARPS, _STAGES = 2048, 8, 3
 _BLOCK_MIN, _BLOCK_MAX = 16, 512
 
 # A group with more rows does not fit: plain torch takes it.
-_ROWS_MAX = 256
+_ROWS_MAX = 128
 
 # A part of T shorter than this many tiles is not worth a program.
 _TILES_PER_SEGMENT = 4
@@ -58,8 +58,8 @@ class Tiling:
         # The mean of jagged rows, without asking the device.
         tokens = like.width if like.offsets is None else like.values.numel() // max(like.count, 1)
         segments = min(-(-processors // max(groups, 1)), tokens // (block * _TILES_PER_SEGMENT))
-        # A tile twice as large leaves room for one more in the shared memory of the smaller GPUs.
-        return cls(block, max(segments, 1), _STAGES if rows * block <= _TILE else 2)
+        # Twice as many bytes leave room for one tile less in the shared memory of the smaller GPUs.
+        return cls(block, max(segments, 1), _STAGES if like.values.dtype == torch.float32 else 2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Batch:
         self, process: str, baseline: str, base: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None,
         *, out: Rows | None = None, alive: Rows | None = None, with_stats: bool = False,
     ) -> torch.Tensor | None:  # fmt: skip
-        """out = base[row] + scale * weight[row] * M; the (5, B, S) float64 statistics of `triton_kernels`, if wanted."""
+        """out = base[row] + scale * weight[row] * M; the (5, B, S) statistics of `triton_kernels`, if wanted."""
         stats = None
         if with_stats:
             size = (5, self.policy.count, self.tiling.segments)

@@ -18,7 +18,7 @@ import triton.language as tl
 # Log-ratios this large (or a NaN) are left to float64: after one of them float32 holds no fifth decimal.
 LARGE = tl.constexpr(1024.0)
 
-# Below it a column's count of valid tokens, above it that of its faults: one reduction for both. N is at most 256.
+# Below it a column's count of valid tokens, above it that of its faults: one reduction for both. N is at most 128.
 _FAULT = tl.constexpr(1 << 16)
 
 

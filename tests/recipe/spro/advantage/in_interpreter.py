@@ -7,7 +7,6 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ dispatch._fused = _fused  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Results and scratch begin as what nobody expects, so that a place nobody writes is seen."""
     empty = torch.empty
 
@@ -41,7 +40,6 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return x.fill_(float("nan") if x.dtype.is_floating_point else -77)
 
     monkeypatch.setattr(torch, "empty", poisoned)
-    yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

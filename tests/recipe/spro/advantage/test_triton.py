@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,13 @@ def test_cases_in_the_interpreter() -> None:
     assert int(passed[1]) > 150, f"cases are missing:\n{report}"
 
 
-def compiled(name: str, types: dict[str, str], constants: dict[str, Any], capability: int = 90) -> Any:
-    """A kernel compiled for an NVIDIA GPU of this capability, down to machine code; no GPU takes part."""
+def compiled(
+    name: str, types: dict[str, str], constants: dict[str, Any], capability: int = 90, even: Sequence[str] = ()
+) -> Any:
+    """A kernel compiled for an NVIDIA GPU of this capability, down to machine code; no GPU takes part.
+
+    `even`: the integers that are multiples of 16, as all pointers are.
+    """
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -57,7 +63,9 @@ def compiled(name: str, types: dict[str, str], constants: dict[str, Any], capabi
         pytest.skip("TRITON_INTERPRET is set: nothing is compiled")
     signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
     values = {(kernel.arg_names.index(n),): v for n, v in constants.items() if n in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"}
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*" or n in even
+    }
     source = ASTSource(kernel, signature, values, aligned)
     options = {"num_warps": fused_triton._WARPS, "enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -84,12 +92,14 @@ def test_kernels_compile(log_probs: str, mask: str, padded: bool) -> None:
     """And fit into the 99 KiB of shared memory that the smallest of today's GPUs gives a program."""
     types, constants = arguments(log_probs, mask, padded)
     for name in ("token_advantages", "segment_sums"):
+        # A pointer to nothing is that of `faults`, which `segment_sums` has not.
         sizes = types | (dict(sums=DOUBLE) if name == "segment_sums" else {})
         assert compiled(name, sizes, constants).metadata.shared <= 99 * 1024
     # All extras, and the largest groups.
+    stages = 2 if log_probs == DOUBLE else 3
     types |= dict(sums=DOUBLE, stats=DOUBLE, alive=LONG)
     constants |= dict(SEGMENTED=True, SEGMENTS=4, ALIVE=True, STATS=True, PROCESS="suffix", BASELINE="loo")
-    constants |= dict(N=256, BLOCK=16, STAGES=2)
+    constants |= dict(N=128, BLOCK=16, STAGES=stages)
     assert compiled("token_advantages", types, constants, 80).metadata.shared <= 99 * 1024
 
 
@@ -108,14 +118,18 @@ def test_kernels_compile_where_sizes_are_one(process: str, baseline: str) -> Non
     compiled("segment_sums", types, constants | ones)
 
 
-def test_loads_of_padded_rows_are_wide_and_addresses_long() -> None:
-    """Four log-probs at a time, and no pointer is moved by a product of 32 bits."""
+def test_addresses_are_long_and_padded_rows_are_read_in_wide_loads() -> None:
     types, constants = arguments()
-    triton = pytest.importorskip("triton")
-    del triton
     code = compiled("token_advantages", types, constants).asm
-    rows_times_step = re.findall(r"arith\.muli .*: (\S+)", code["ttir"])
-    assert any("i64" in kind for kind in rows_times_step)
+    # Rows are int64 from memory on; what is added to a pointer and is not is a column.
+    assert re.search(r"arith\.muli .*: tensor<16xi64>", code["ttir"])
+    assert not re.search(r"arith\.muli .*: tensor<16xi32>", code["ttir"])
+    # Sixteen bytes at a time, if steps and width are multiples of sixteen.
+    types |= dict(reference_step="i32")
+    even = ["policy_step", "reference_step", "mask_step", "out_step", "width"]
+    code = compiled("token_advantages", types, constants, even=even).asm
+    assert "st.global.v4.b32" in code["ptx"]
+    assert "cp.async.cg.shared.global" in code["ptx"]
 
 
 def test_without_triton_a_gpu_runs_plain_torch_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,10 +36,10 @@ def as_arguments(batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_equals_oracle(T: int, tiling: Tiling, baseline: str, process: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`test_fast_equals_oracle`, of whose 96 sets of options each case has two: together they have 90."""
+    """`test_fast_equals_oracle`, of whose 96 sets of options each case has one or two."""
     monkeypatch.setattr(in_interpreter, "tiling", tiling)
     first = 9 * list(TILINGS).index(T) + 3 * BASELINES.index(baseline) + PROCESSES.index(process)
-    for seed, (steps, sign, norm, gate, share) in list(enumerate(OPTIONS))[first::48]:
+    for seed, (steps, sign, norm, gate, share) in list(enumerate(OPTIONS))[first :: 48 if T < 500 else 96]:
         batch = random_batch(seed, T, holes=seed % 3 != 0, steps=steps)
         assert_agree(
             batch,
@@ -175,8 +175,16 @@ def test_stats_equal_those_of_plain_torch(process: str, steps: str, monkeypatch:
 @pytest.mark.parametrize("steps", ["none", "wide"])
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("response_mask", 2), ("response_mask", -1), ("log_probs", float("nan")), ("log_probs", float("inf"))]
-    + [("ref_log_probs", -float("inf")), ("ref_log_probs", 2e3), ("log_probs", -1e30), ("step_ids", -5)],
+    [
+        ("response_mask", 2),
+        ("response_mask", -1),
+        ("log_probs", float("nan")),
+        ("log_probs", float("inf")),
+        ("ref_log_probs", -float("inf")),
+        ("ref_log_probs", 2e3),
+        ("log_probs", -1e30),
+        ("step_ids", -5),
+    ],
 )
 def test_what_needs_care_is_seen(name: str, value: float, steps: str) -> None:
     batch = random_batch(4, 40, steps=steps)
