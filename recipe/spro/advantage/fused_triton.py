@@ -136,6 +136,8 @@ class _Batch:
         return {}
 
     def _launch(self, kernel: Any, programs: int, **arguments: Any) -> None:
+        if not programs:
+            return
         padded = self.policy.offsets is None
         nothing = self.faults
         # Triton launches on the current device, whatever device the tensors are on.
@@ -170,8 +172,8 @@ def advantage(
 ) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
     """The advantages, and what is asked for beside them.
 
-    The device is waited for once, at the end. Wider steps are slower: their tokens are sorted into a table of step
-    sums by plain torch, which waits a few times, and the kernel runs on that.
+    From the first launch on the device is waited for once, at the end. Wider steps are slower: their tokens are added
+    up in a table by plain torch, which waits a few times and needs some int64 per token, and the kernel runs on that.
 
     Raises:
         NeedsCare: a mask that is not 0/1, step ids that decrease, a log-ratio that is not finite or beyond 1024, or a

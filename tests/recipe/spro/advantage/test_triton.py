@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from recipe.spro.advantage import Options, dispatch, spro_advantage, spro_advantage_naive, torch_impl
+import recipe.spro.advantage as public
+from recipe.spro.advantage import Options, dispatch, spro_advantage_naive, torch_impl
 from recipe.spro.advantage.inputs import check_inputs
-from tests.recipe.spro.advantage.batches import random_batch
+from tests.recipe.spro.advantage.batches import in_order, random_batch
+
+# Returns a tensor, or a pair with the parts.
+spro_advantage: Any = public.spro_advantage
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
@@ -164,8 +168,7 @@ def test_agrees_on_gpu(T: int, steps: str, process: str, baseline: str) -> None:
         assert got.is_cuda
         for _ in range(3):
             assert torch.equal(spro_advantage(**on_gpu, **options), got)
-        inputs = check_inputs(*(on_gpu[name] for name in list(batch)[:5]), on_gpu.get("step_ids"))
-        plain, _ = torch_impl.advantage(inputs, Options(**options))
+        plain, _ = torch_impl.advantage(check_inputs(*in_order(on_gpu)), Options(**options))
         torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-5)
         oracle = spro_advantage_naive(**batch, **options)
         torch.testing.assert_close(got.cpu(), oracle, rtol=1e-5, atol=1e-5, check_dtype=False)
@@ -177,7 +180,7 @@ def test_large_batches_agree_on_gpu(groups: int, T: int) -> None:
     rng = torch.Generator(device="cuda").manual_seed(0)
     B = 16 * groups
     log_probs = -torch.rand(B, T, device="cuda", generator=rng)
-    batch = dict(
+    batch: dict[str, Any] = dict(
         log_probs=log_probs,
         ref_log_probs=log_probs + 0.03 * torch.randn(B, T, device="cuda", generator=rng),
         response_mask=torch.arange(T, device="cuda") < torch.randint(T + 1, (B, 1), device="cuda", generator=rng),
@@ -186,5 +189,5 @@ def test_large_batches_agree_on_gpu(groups: int, T: int) -> None:
     )
     got = spro_advantage(**batch, beta=1.0)
     assert torch.equal(spro_advantage(**batch, beta=1.0), got)
-    plain, _ = torch_impl.advantage(check_inputs(*batch.values(), None), Options(1.0))
+    plain, _ = torch_impl.advantage(check_inputs(*in_order(batch)), Options(1.0))
     assert ((got - plain).abs() <= 1e-5 * (1 + plain.abs())).all()

@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from recipe.spro.advantage import Options, dispatch, fused_triton, spro_advantage, spro_advantage_with_stats, torch_impl
+import recipe.spro.advantage as public
+from recipe.spro.advantage import Options, dispatch, fused_triton, torch_impl
 from recipe.spro.advantage.arguments import NeedsCare, check_arguments
 from recipe.spro.advantage.fused_triton import Tiling
 from recipe.spro.advantage.inputs import check_inputs
 from tests.recipe.spro.advantage import in_interpreter
-from tests.recipe.spro.advantage.batches import jagged, random_batch
+from tests.recipe.spro.advantage.batches import in_order, jagged, random_batch
 from tests.recipe.spro.advantage.test_agreement import assert_agree
+
+# Untyped: the one returns a tensor or a pair with the parts, the other is given a batch in order.
+spro_advantage: Any = public.spro_advantage
+spro_advantage_with_stats: Any = public.spro_advantage_with_stats
 
 OPTIONS = list(
     itertools.product(["none", "wide", "gappy"], [1, -1], [True, False], [False, True], [None, 0.0, 0.1, 1e3])
@@ -21,11 +26,6 @@ OPTIONS = list(
 # Of each T: tiles that do not come out even, rows that end in the first part, and parts without a token.
 TILINGS = {1: Tiling(16, 1), 5: Tiling(16, 3), 63: Tiling(16, 1), 130: Tiling(32, 3), 500: Tiling(128, 2)}
 BASELINES, PROCESSES = ["group", "loo", "none"], ["prefix", "token", "suffix"]
-
-
-def as_arguments(batch: dict[str, Any]) -> Any:
-    names = ("log_probs", "ref_log_probs", "response_mask", "outcome_rewards", "group_ids")
-    return check_arguments(*(batch[name] for name in names), batch.get("step_ids"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_long_sums_stay_accurate(process: str, drift: float) -> None:
         group_ids=torch.zeros(3).long(),
     )
     got = spro_advantage(**batch, beta=1.0, process=process)
-    exact, _ = torch_impl.advantage(check_inputs(*batch.values(), None), Options(1.0, process=process))
+    exact, _ = torch_impl.advantage(check_inputs(*in_order(batch)), Options(1.0, process=process))
     assert exact.abs().max() > 1
     assert ((got - exact).abs() <= 1e-5 * (1 + exact.abs())).all()
 
@@ -164,9 +164,8 @@ def test_stats_equal_those_of_plain_torch(process: str, steps: str, monkeypatch:
     monkeypatch.setattr(in_interpreter, "tiling", Tiling(16, 2))
     batch = random_batch(7, 40, steps=steps)
     options = Options(0.3, process=process, max_process_share=0.5)
-    inputs = (*(batch[name] for name in list(batch)[:5]), batch.get("step_ids"))
-    _, got = spro_advantage_with_stats(*inputs, options)
-    checked = check_inputs(*inputs)
+    _, got = spro_advantage_with_stats(*in_order(batch), options=options)
+    checked = check_inputs(*in_order(batch))
     _, parts = torch_impl.advantage(checked, options)
     expected = torch_impl.stats(parts, checked.mask)
     assert dataclasses.asdict(got) == pytest.approx(dataclasses.asdict(expected), rel=1e-5)
@@ -195,7 +194,7 @@ def test_what_needs_care_is_seen(name: str, value: float, steps: str) -> None:
         changed = batch | {name: batch[name].clone()}
         changed[name][tuple(places[at])] = value
         with pytest.raises(NeedsCare):
-            fused_triton.advantage(as_arguments(changed), options, tiling=Tiling(16, 2))
+            fused_triton.advantage(check_arguments(*in_order(changed)), options, tiling=Tiling(16, 2))
 
 
 def test_a_large_log_ratio_is_left_to_plain_torch() -> None:
@@ -212,7 +211,7 @@ def test_a_group_too_large_is_left_to_plain_torch(monkeypatch: pytest.MonkeyPatc
     expected = spro_advantage(**batch, beta=0.1)
     monkeypatch.setattr(fused_triton, "_ROWS_MAX", 3)
     with pytest.raises(NeedsCare):
-        fused_triton.advantage(as_arguments(batch), Options(0.1))
+        fused_triton.advantage(check_arguments(*in_order(batch)), Options(0.1))
     torch.testing.assert_close(spro_advantage(**batch, beta=0.1), expected, rtol=2e-6, atol=2e-6)
 
 
@@ -220,6 +219,6 @@ def test_the_kernels_are_the_ones_that_run() -> None:
     """None of these cases would notice if plain torch did the work."""
     assert dispatch._fused("cpu").__module__ == in_interpreter.__name__
     batch = random_batch(0, 9)
-    result, _, _ = fused_triton.advantage(as_arguments(batch), Options(0.1))
+    result, _, _ = fused_triton.advantage(check_arguments(*in_order(batch)), Options(0.1))
     torch.testing.assert_close(spro_advantage(**batch, beta=0.1), result, rtol=2e-6, atol=2e-6)
     assert fused_triton.kernels.token_advantages.__class__.__name__ == "InterpretedFunction"
