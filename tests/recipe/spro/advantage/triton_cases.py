@@ -87,8 +87,8 @@ def test_two_runs_give_the_same_bits(process: str, steps: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("process", "drift"), [("prefix", 0.02), ("prefix", 0.0), ("suffix", 0.002)])
-def test_long_sums_stay_accurate(process: str, drift: float) -> None:
-    """To 1e-5 over 32k tokens at beta 1; of the prefix process also where all rows have drifted by 650 together."""
+def test_sums_over_32k_tokens_are_accurate(process: str, drift: float) -> None:
+    """To 4e-6 over 32k tokens at beta 1; of the prefix process also where all rows have drifted by 650 together."""
     T = 32_768
     rng = torch.Generator().manual_seed(0)
     log_probs = -torch.rand(3, T, generator=rng)
@@ -102,7 +102,7 @@ def test_long_sums_stay_accurate(process: str, drift: float) -> None:
     got = spro_advantage(**batch, beta=1.0, process=process)
     exact, _ = torch_impl.advantage(check_inputs(*in_order(batch)), Options(1.0, process=process))
     assert exact.abs().max() > 1
-    assert ((got - exact).abs() <= 1e-5 * (1 + exact.abs())).all()
+    assert ((got - exact).abs() <= 4e-6 * (1 + exact.abs())).all()
 
 
 def test_more_columns_than_a_grid_axis_y_holds() -> None:
