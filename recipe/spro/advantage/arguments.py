@@ -12,6 +12,10 @@ from recipe.spro.advantage.groups import Groups
 from recipe.spro.advantage.rows import Rows
 
 
+class NeedsCare(Exception):
+    """A value that is not allowed, or so large that float32 may not hold its sums: check it and use float64."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of an SPRO advantage, of which only the values of tokens are still unchecked."""

@@ -1,10 +1,14 @@
 """The public advantage: one set of checks, and the implementation that fits the device."""
 
+import functools
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from recipe.spro.advantage import torch_impl
-from recipe.spro.advantage.arguments import check_arguments
+from recipe.spro.advantage.arguments import NeedsCare, check_arguments
 from recipe.spro.advantage.inputs import check_inputs
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
 
@@ -105,16 +109,38 @@ def _compute_plain(
     inputs: tuple, options: Options, with_stats: bool
 ) -> tuple[torch.Tensor, SproParts | None, SproStats | None]:
     arguments = check_arguments(*inputs)
-    if arguments.log_probs.values.device.type == "cpu":
-        # Here, because numba takes a while to import and a GPU's user does not need it.
-        from recipe.spro.advantage import fused_cpu
-
+    fused = _fused(arguments.log_probs.values.device.type)
+    if fused is not None:
         try:
-            return fused_cpu.advantage(arguments, options, with_stats=with_stats)
-        except fused_cpu.NeedsCare:
+            return fused(arguments, options, with_stats=with_stats)
+        except NeedsCare:
             pass
     # Raises where a value is not allowed, and names its place; what is left is huge, and computed in float64.
     checked = check_inputs(*inputs)
     advantages, parts = torch_impl.advantage(checked, options)
     stats = torch_impl.stats(parts, checked.mask) if with_stats else None
     return advantages, parts if options.return_parts else None, stats
+
+
+@functools.cache
+def _fused(device_type: str) -> Callable | None:
+    """The fused advantage of a kind of device, if there is one. Imported here: numba and triton take a while."""
+    if device_type == "cpu":
+        from recipe.spro.advantage import fused_cpu
+
+        return fused_cpu.advantage
+    if device_type == "cuda":
+        try:
+            from recipe.spro.advantage import fused_triton
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "triton":
+                raise
+            # Once: this function is cached.
+            warnings.warn(
+                "triton cannot be imported: the SPRO advantage is computed on the GPU by plain torch, which is slower "
+                "and needs memory for several float64 copies of the log-probs",
+                stacklevel=2,
+            )
+            return None
+        return fused_triton.advantage
+    return None

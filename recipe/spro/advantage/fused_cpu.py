@@ -13,7 +13,7 @@ import torch
 
 from recipe.spro.advantage import cpu_kernels as kernels
 from recipe.spro.advantage import cpu_step_kernels as step_kernels
-from recipe.spro.advantage.arguments import Arguments
+from recipe.spro.advantage.arguments import Arguments, NeedsCare
 from recipe.spro.advantage.cpu_kernels import Flat, Members, Scratch
 from recipe.spro.advantage.cpu_vectors import LANES
 from recipe.spro.advantage.groups import outcome_advantages
@@ -28,10 +28,6 @@ _TOKENS_PER_THREAD = 1 << 18
 
 # Step ids further apart than this many times the longest row are numbered anew, to fit into a table.
 _SPARSE = 8
-
-
-class NeedsCare(Exception):
-    """A value that is not allowed, or so large that float32 may not hold its sums: check it and use float64."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def as_uids(group_ids: torch.Tensor) -> np.ndarray:
     return np.array([f"uid-{g}" for g in group_ids.tolist()], dtype=object)
 
 
+def in_order(batch: dict[str, Any]) -> list[Any]:
+    """A batch's six tensors, as the functions that check them take them."""
+    names = ("log_probs", "ref_log_probs", "response_mask", "outcome_rewards", "group_ids", "step_ids")
+    return [batch.get(name) for name in names]
+
+
 def jagged(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """The first lengths[i] places of each row of (B, T), as a nested tensor with offsets of its own."""
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
