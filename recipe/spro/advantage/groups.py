@@ -23,8 +23,7 @@ class Groups:
         """Of (B,) integers, or any hashable objects in a numpy array."""
         ids = group_ids.detach().cpu().numpy() if isinstance(group_ids, torch.Tensor) else group_ids
         if ids.dtype.kind not in "biu":
-            number_of: dict[Any, int] = {}
-            ids = np.array([number_of.setdefault(uid, len(number_of)) for uid in ids.tolist()], dtype=np.int64)
+            ids = _numbered(ids.tolist())
         # Stable: a group's rows keep their order, and sums over them their bits.
         rows = np.argsort(ids, kind="stable")
         ordered = ids[rows]
@@ -37,6 +36,18 @@ class Groups:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+
+def _numbered(uids: list) -> np.ndarray:
+    """(B,) int64 a number for each uid, equal where they are."""
+    number_of: dict[Any, int] = {}
+    numbers = np.empty(len(uids), np.int64)
+    for row, uid in enumerate(uids):
+        try:
+            numbers[row] = number_of.setdefault(uid, len(number_of))
+        except TypeError:
+            raise TypeError(f"group_ids must be hashable; row {row} is {uid!r}") from None
+    return numbers
 
 
 def outcome_advantages(

@@ -156,3 +156,77 @@ def test_beta_has_no_default_and_may_be_zero(advantage: Any) -> None:
         advantage(**arguments)
     assert (advantage(**batch(beta=0, max_process_share=0)) == 0).all()
     assert (advantage(**batch(beta=np.float64(0.1), max_process_share=np.float32(0.1))) == 0).all()
+
+
+FINALS = [
+    ([0, 1], ValueError, "final_rows must have shape (3,), got (2,)"),
+    ([0, 1, 3], ValueError, "final_rows must be rows of the batch; row 2 has 3"),
+    ([0, -1, 2], ValueError, "final_rows must be rows of the batch; row 1 has -1"),
+    (
+        [1, 2, 2],
+        ValueError,
+        "final_rows must name rows that speak for themselves and are of the same group; row 0 has 1",
+    ),
+    ([0.0, 1.0, 2.0], TypeError, "final_rows must be a torch.Tensor of integers"),
+]
+
+
+@both
+@pytest.mark.parametrize(("final_rows", "error", "message"), FINALS)
+def test_final_rows(advantage: Any, final_rows: list, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        advantage(**batch(final_rows=torch.tensor(final_rows)))
+
+
+@both
+def test_final_rows_of_another_group(advantage: Any) -> None:
+    arguments = batch(final_rows=torch.tensor([0, 0, 2]), group_ids=torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match=r"of the same group; row 1 has 0$"):
+        advantage(**arguments)
+
+
+@both
+@pytest.mark.parametrize("name", ["ref_log_probs", "response_mask", "step_ids"])
+def test_devices_that_differ(advantage: Any, name: str) -> None:
+    elsewhere = torch.zeros(B, T, device="meta", dtype=torch.float32 if name == "ref_log_probs" else torch.int64)
+    with pytest.raises(ValueError, match=f"^{name} is on meta, log_probs is on cpu: move both to one device$"):
+        advantage(**batch(**{name: elsewhere}))
+
+
+@both
+def test_uids_that_cannot_be_compared(advantage: Any) -> None:
+    uids = np.empty(B, dtype=object)
+    uids[:] = [["a"], ["a"], ["b"]]
+    with pytest.raises(TypeError, match=r"^group_ids must be hashable; row 0 is \['a'\]$"):
+        advantage(**batch(group_ids=uids))
+
+
+@both
+@pytest.mark.parametrize(
+    "group_ids",
+    [
+        torch.zeros(B, dtype=torch.int32),
+        torch.zeros(B, dtype=torch.bool),
+        np.zeros(B, dtype=np.uint8),
+        np.array(["u"] * B),
+        np.array(["u"] * B, dtype=object),
+        np.array([b"u"] * B),
+        np.zeros(B),
+        np.array([("u", 1)] * B + [None], dtype=object)[:B],
+    ],
+)
+def test_group_ids_of_every_kind(advantage: Any, group_ids: Any) -> None:
+    arguments = batch(outcome_rewards=torch.tensor([1.0, 0.0, 0.0]))
+    expected = advantage(**arguments)
+    assert torch.equal(advantage(**arguments | dict(group_ids=group_ids)), expected)
+
+
+@both
+def test_a_group_of_one_and_rows_without_a_token(advantage: Any) -> None:
+    rewards = torch.tensor([2.0, 1.0, 0.0])
+    out = advantage(**batch(outcome_rewards=rewards, group_ids=torch.arange(B), ref_log_probs=torch.rand(B, T)))
+    # verl's outcome of a group of one: mean 0, std 1.
+    torch.testing.assert_close(out[0].double(), torch.full((T,), 2 / (1 + 1e-6)).double())
+    assert (out[2] == 0).all()
+    nothing = advantage(**batch(outcome_rewards=rewards, response_mask=torch.zeros(B, T, dtype=torch.bool)))
+    assert (nothing == 0).all()
