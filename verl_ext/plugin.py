@@ -26,6 +26,8 @@ EXTENSIONS = (
     "poll_interval",
     "preflight",
     "resume",
+    "reward_checks",
+    "reward_metrics",
     "tracking",
     "weight_socket",
 )

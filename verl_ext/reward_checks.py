@@ -1,0 +1,99 @@
+"""Registers the reward manager `spro` with verl, and checks what a run with it needs before Ray starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from verl_ext import config_checks
+from verl_ext.config_checks import ConfigError
+from verl_ext.patching import on_import
+
+
+def check(config: Any) -> None:
+    """Raise `ConfigError` for bad settings, a data source that no verifier is known for, or a missing sandbox.
+
+    Runs with other reward managers pass. Files that only the workers' nodes have are left out.
+    """
+    from verl_ext.rewards.routing import UnknownSource, unknown, verifier_of
+    from verl_ext.rewards.settings import MANAGER, RewardSettings, RewardSettingsError
+
+    if config.reward.reward_manager.name != MANAGER:
+        return
+    try:
+        settings = RewardSettings.from_config(config)
+    except RewardSettingsError as error:
+        raise ConfigError(str(error)) from None
+    has_user_function = config.reward.custom_reward_function.path is not None
+    needed, nameless = set(), set()
+    for source in _data_sources(config):
+        try:
+            needed.add(verifier_of(source, settings.sources, has_user_function=has_user_function))
+        except UnknownSource:
+            nameless.add(source)
+    if nameless:
+        raise ConfigError(unknown(nameless))
+    for source, verifier in settings.sources.items():
+        _check_choice(source, verifier, has_user_function)
+    if "code" in needed:
+        _check_sandbox()
+
+
+def _check_choice(source: str, verifier: str, has_user_function: bool) -> None:
+    from verl_ext.rewards.routing import VERIFIERS
+
+    key = f"reward.reward_kwargs.sources.{source}={verifier!r}"
+    if verifier not in VERIFIERS:
+        raise ConfigError(f"{key}: must be one of {', '.join(VERIFIERS)}.")
+    if verifier == "user" and not has_user_function:
+        raise ConfigError(f"{key}: there is no such function. Name its file: reward.custom_reward_function.path=FILE")
+
+
+def _check_sandbox() -> None:
+    from verl_ext.rewards.sandbox import SandboxUnavailable, find_sandbox
+
+    try:
+        find_sandbox()
+    except SandboxUnavailable as error:
+        raise ConfigError(f"the data has code to be run: {error}") from None
+
+
+def _data_sources(config: Any) -> set[str]:
+    """The data sources of the run's local files."""
+    found: set[str] = set()
+    for path in (*_paths(config.data.train_files), *_paths(config.data.val_files)):
+        path = os.path.expanduser(path)
+        if os.path.isfile(path):
+            found |= _sources_in(path, config.data.get("reward_fn_key", "data_source"))
+    return found
+
+
+def _paths(files: Any) -> Iterable[str]:
+    if not files:
+        return []
+    return [files] if isinstance(files, str) else list(files)
+
+
+def _sources_in(path: str, column: str) -> set[str]:
+    if path.endswith(".parquet"):
+        import pyarrow.compute
+        import pyarrow.parquet
+
+        if column not in pyarrow.parquet.read_schema(path).names:
+            return set()
+        return set(pyarrow.compute.unique(pyarrow.parquet.read_table(path, columns=[column])[column]).to_pylist())
+    from verl_ext.preflight import _read_json
+
+    return {row[column] for row in _read_json(path) if column in row}
+
+
+def _register_manager(module: ModuleType) -> None:
+    del module
+    from verl_ext.rewards import manager  # noqa: F401 (its import registers it)
+
+
+def install() -> None:
+    config_checks.register(check)
+    on_import("verl.experimental.reward_loop.reward_manager", _register_manager)
