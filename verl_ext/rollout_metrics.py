@@ -61,7 +61,7 @@ def rollout_metrics(
 
 
 def _parts(*fields: torch.Tensor) -> Iterator[tuple[Any, ...]]:
-    """The number of rows of a part, and its fields padded with zeros. The last is the mask: each part has a valid token."""
+    """The number of rows of a part and its fields, padded with zeros; the last, the mask, is 1 somewhere."""
     import torch
 
     offsets, mask = fields[0].offsets(), fields[-1].values()
