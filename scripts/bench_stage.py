@@ -65,6 +65,7 @@ def make_fields(rows: int, width: int) -> dict[str, torch.Tensor]:
         "rm_scores": scores,
         "old_log_probs": log_probs,
         "ref_log_prob": log_probs + 0.03 * torch.randn(total),
+        "rollout_log_probs": log_probs + 0.01 * torch.randn(total),
     }
     return {name: _jagged(x, offsets) for name, x in values.items()}
 

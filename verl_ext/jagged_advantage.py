@@ -9,8 +9,8 @@ says so,
     def mine(token_level_rewards, response_mask, ...): ...
 
 and gets nested tensors of layout torch.jagged, all with the offsets of the response mask; it returns advantages and
-returns alike. Every other estimator takes verl's own path, and so does a run that keeps the rollout's log-probs
-(rollout.calculate_log_probs), which verl corrects or reports on in this stage.
+returns alike. Every other estimator takes verl's own path, and so does a run that corrects the rollout's log-probs
+(algorithm.rollout_correction.rollout_is or rollout_rs), which verl does in this stage.
 Nothing here knows an estimator by name.
 
 Waits for upstream: an advantage stage of V1 that does not pad.
@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext.patching import on_import, target, wrap
+from verl_ext.rollout_metrics import rollout_metrics
 
 _TAKES_JAGGED = "__verl_ext_takes_jagged__"
 
@@ -50,8 +51,16 @@ def _has_jagged_estimator(algorithm: Any) -> bool:
 
 
 def _corrects_rollout(algorithm: Any) -> bool:
+    """Importance weights or rejection are configured, beyond the metrics that verl always computes of the mismatch."""
     correction = algorithm.get("rollout_correction", None)
-    return bool(correction) and not correction.get("bypass_mode", False)
+    if not correction or correction.get("bypass_mode", False):
+        return False
+    return any(correction.get(key, None) is not None for key in ("rollout_is", "rollout_rs"))
+
+
+def _reports_on_rollout(algorithm: Any) -> bool:
+    correction = algorithm.get("rollout_correction", None)
+    return correction is not None and not correction.get("bypass_mode", False)
 
 
 def _jagged_like(mask: Any, values: Any) -> Any:
@@ -112,21 +121,22 @@ def _as_batch(fetched: Any) -> Any:
 
 
 def _stage(trainer: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-    """What verl's `_compute_advantage` does; None where it corrects the rollout's log-probs as well."""
+    """What verl's `_compute_advantage` does without padding."""
     import transfer_queue
     from tensordict import TensorDict
     from verl.trainer.ppo.v1 import utils
 
     algorithm, where = trainer.config.algorithm, {"keys": batch.keys, "partition_id": batch.partition_id}
     fetched = transfer_queue.kv_batch_get(**where, select_fields=list(_FIELDS))
-    if "rollout_log_probs" in fetched.keys() and _corrects_rollout(algorithm):  # noqa: SIM118 (a TensorDict)
-        return None
     data, written = _as_batch(fetched), ["advantages", "returns"]
     if algorithm.use_kl_in_reward:
         metrics.update(_subtract_kl(trainer, data))
         written.append("token_level_rewards")
     else:
         data.batch["token_level_rewards"] = data.batch["token_level_scores"]
+    if "rollout_log_probs" in data.batch.keys() and _reports_on_rollout(algorithm):  # noqa: SIM118 (a TensorDict)
+        names = ("old_log_probs", "rollout_log_probs", "response_mask")
+        metrics.update(rollout_metrics(*(data.batch[name] for name in names)))
     data = utils.compute_advantage(
         data,
         adv_estimator=algorithm.adv_estimator,
@@ -139,8 +149,10 @@ def _stage(trainer: Any, batch: Any, metrics: dict[str, Any]) -> Any:
 
 def _unpadded(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-        done = _stage(self, batch, metrics) if _has_jagged_estimator(self.config.algorithm) else None
-        return done if done is not None else original(self, batch, metrics)
+        algorithm = self.config.algorithm
+        if _has_jagged_estimator(algorithm) and not _corrects_rollout(algorithm):
+            return _stage(self, batch, metrics)
+        return original(self, batch, metrics)
 
     return _compute_advantage
 

@@ -22,13 +22,26 @@ FIELDS = (
 )
 
 
+# Of the log-probs that the last advantage was computed from.
+_layout = ""
+
+
+def _note_layout(original: Callable[..., Any]) -> Callable[..., Any]:
+    def compute_advantage(data: Any, *args: Any, **kwargs: Any) -> Any:
+        global _layout
+        _layout = str(data.batch["old_log_probs"].layout)
+        return original(data, *args, **kwargs)
+
+    return compute_advantage
+
+
 def _keep_batch(original: Callable[..., Any]) -> Callable[..., Any]:
     def _update_actor(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
         import torch
         import transfer_queue as tq
 
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
-        kept: dict[str, Any] = {"uid": data.pop("uid").tolist(), "keys": list(batch.keys)}
+        kept: dict[str, Any] = {"uid": data.pop("uid").tolist(), "keys": list(batch.keys), "layout": _layout}
         kept.update(data.to_padded_tensor().items())
         folder = Path(os.environ["SPRO_TEST_CAPTURE"])
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,4 +55,9 @@ def _apply(module: ModuleType) -> None:
     wrap(module.PPOTrainer, "_update_actor", _keep_batch, patch=__name__)
 
 
+def _apply_to_utils(module: ModuleType) -> None:
+    wrap(module, "compute_advantage", _note_layout, patch=__name__)
+
+
 on_import("verl.trainer.ppo.v1.trainer_base", _apply)
+on_import("verl.trainer.ppo.v1.utils", _apply_to_utils)

@@ -50,6 +50,8 @@ def test_nothing_survives_the_driver(run: Run) -> None:
 def test_advantages_used_equal_the_oracle(name: str, step: int, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
     batch = run.batch(step)
+    # As V1 keeps them: nothing was padded for the advantage.
+    assert batch["layout"] == "torch.jagged"
     expected = spro_advantage_naive(
         batch["old_log_probs"],
         batch["ref_log_prob"],

@@ -8,9 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from verl.trainer.ppo import rollout_corr_helper
 
 from scripts.bench_stage import InMemoryQueueInPlaceOfTransferQueue, compute_stage
-from verl_ext import jagged_advantage
+from verl_ext import jagged_advantage, rollout_metrics
+from verl_ext.patching import PatchError
 
 LENGTHS = torch.tensor([7, 3, 1, 5, 7, 4])
 UIDS = ["a", "b", "a", "b", "a", "pad-0"]
@@ -87,15 +89,45 @@ def test_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
         stage("grpo", fields())
 
 
-def test_rollout_correction_is_left_to_verl() -> None:
-    """Its metrics need the rollout's log-probs in verl's own stage."""
+def with_rollout_log_probs() -> dict[str, Any]:
     batch = fields()
-    ours, metrics = stage("spro", {**batch, "rollout_log_probs": _again(batch["old_log_probs"])})
-    assert len(ours.fetched) == 2
-    assert any(name.startswith("rollout_corr/") for name in metrics)
+    mismatch = 0.05 * torch.randn(int(LENGTHS.sum()), generator=torch.Generator().manual_seed(1))
+    return {**batch, "rollout_log_probs": ragged(batch["old_log_probs"].values() + mismatch)}
+
+
+@pytest.mark.parametrize("places", [1, 10, 1 << 22])
+def test_the_rollouts_mismatch_is_reported_as_verl_does(places: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of the parts that verl's own function sees."""
+    monkeypatch.setattr(rollout_metrics, "_PLACES", places)
+    verls, expected = stage("grpo", with_rollout_log_probs())
+    ours, metrics = stage("spro", with_rollout_log_probs())
+    expected = {name: value for name, value in expected.items() if name.startswith("rollout_corr/")}
+    assert len(expected) == 13
+    # The last row is padding, whose perplexity verl counts as 1.
+    assert {name: metrics.get(name) for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert len(ours.fetched) == 1
     torch.testing.assert_close(
-        ours.written["advantages"].values(), stage("spro", fields())[0].written["advantages"].values()
+        ours.written["advantages"].values(), verls.written["advantages"].values(), rtol=0, atol=1e-6
     )
+
+
+def test_a_metric_that_is_not_known_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_corr_helper, "compute_offpolicy_metrics", lambda **_: {"kl": 0.0, "new": 1.0})
+    with pytest.raises(PatchError, match="verl's metrics new"):
+        stage("spro", with_rollout_log_probs())
+
+
+@pytest.mark.parametrize(
+    "correction", [{"rollout_is": "token"}, {"rollout_rs": "token_k1", "rollout_rs_threshold": 2.0}]
+)
+def test_a_correction_is_left_to_verl(correction: dict[str, Any]) -> None:
+    """It makes weights or changes the mask."""
+    options = {"rollout_correction": {"bypass_mode": False, "rollout_is_threshold": 2.0, **correction}}
+    ours, metrics = stage("spro", with_rollout_log_probs(), **options)
+    assert "response_mask" in ours.written
+    assert any(name.startswith("rollout_corr/rollout_") for name in metrics)
+    plain, _ = stage("spro", fields())
+    torch.testing.assert_close(ours.written["advantages"].values(), plain.written["advantages"].values())
 
 
 def test_lengths_that_differ_are_refused() -> None:
