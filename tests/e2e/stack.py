@@ -82,7 +82,7 @@ class Run:
 
     def survivors_of(self, marker: str) -> list[str]:
         """Command lines of the processes of a start, told by its marker."""
-        return [command for _, command in _processes_with(marker)]
+        return [command for _, command in processes_with(marker)]
 
     def wait_until_gone(self, timeout_s: float = 60) -> list[str]:
         """Wait for this run's processes to end; returns those that did not."""
@@ -93,14 +93,14 @@ class Run:
 
     def end_survivors(self) -> None:
         """End what a failed test left, by process id."""
-        for pid, _ in _processes_with(self.marker):
+        for pid, _ in processes_with(self.marker):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
 
 
-def _processes_with(marker: str) -> list[tuple[int, str]]:
+def processes_with(marker: str) -> list[tuple[int, str]]:
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
