@@ -52,7 +52,8 @@ def _check_choice(source: str, verifier: str, has_user_function: bool) -> None:
 
 
 def _check_sandbox() -> None:
-    from verl_ext.rewards.sandbox import SandboxUnavailable, find_sandbox
+    from verl_ext.rewards.sandbox import SandboxUnavailable
+    from verl_ext.rewards.sandbox_find import find_sandbox
 
     try:
         find_sandbox()

@@ -102,8 +102,8 @@ ROLLOUT_ARGS=(
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128
 )
 REWARD_ARGS=(
-  reward.custom_reward_function.path="$PWD/examples/arithmetic/task.py"
-  reward.custom_reward_function.name=compute_score
+  # Routes data_source "arithmetic" to its verifier (verl_ext/rewards), with a verdict's kind in metrics and dumps
+  reward.reward_manager.name=spro
 )
 TRAINER_ARGS=(
   trainer.project_name=arithmetic

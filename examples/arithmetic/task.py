@@ -3,12 +3,11 @@
 Prompt ``347+585=``, response ``7+5+0=12;4+8+1=13;3+5+1=09;A932``: units first, each step ``digit+digit+carry=sum``,
 then ``A`` and the answer. The base model's demonstrations leave out a fifth of the digit sums (see `is_withheld`), so
 that it writes the form well and guesses those: one wrong token loses the problem, and credit has a place to go.
-verl loads this file by its path, so it imports nothing of its own package.
+In training `verl_ext/rewards` grades by the same rule.
 """
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 LOWEST, HIGHEST = 100, 999
 """Operands, both ends included: three digits, so every response has the same three steps."""
@@ -76,11 +75,3 @@ def grade(response: str, gold: str) -> bool:
         raise ValueError(f"the gold answer must be ASCII digits, got {gold[:40]!r}")
     _, marker, answer = response.rpartition("A")
     return bool(marker) and answer == gold
-
-
-def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
-) -> dict[str, float]:
-    """verl's ``reward.custom_reward_function``: 1.0 for the right answer, else 0.0."""
-    score = float(grade(solution_str, ground_truth))
-    return {"score": score, "acc": score}

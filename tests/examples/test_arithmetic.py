@@ -1,6 +1,5 @@
 """The arithmetic example: its task, its data, its tokenizer and base model, its summary and picture."""
 
-import importlib.util
 import json
 import random
 import re
@@ -16,6 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.arithmetic import make_data, make_model, plot, summary, task
+from verl_ext.rewards import Kind
+from verl_ext.rewards.routing import verifier_of
+from verl_ext.rewards.settings import RewardSettings
+from verl_ext.rewards.verifiers import verdict_of
 
 
 def everyday_pairs(count: int) -> list[tuple[int, int]]:
@@ -81,15 +84,17 @@ def test_a_gold_answer_that_cannot_be_graded_is_an_error(gold: str) -> None:
         task.grade("A932", gold)
 
 
-def test_verl_can_load_the_reward_by_its_path() -> None:
-    spec = importlib.util.spec_from_file_location("loaded_alone", task.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = module.compute_score("arithmetic", "A932", "932", extra_info={"num_turns": 1}, reward_router_address=None)
-    assert result == {"score": 1.0, "acc": 1.0}
-    assert module.compute_score("arithmetic", "A931", "932") == {"score": 0.0, "acc": 0.0}
+@pytest.mark.parametrize(
+    "response", ["A932", "7+5=12;A932", "A931", "932", "", "A932 ", "AA932", "A932A", "A０", "A932A932"]
+)
+def test_the_verifier_of_training_grades_as_the_task_does(response: str) -> None:
+    verdict = verdict_of(verifier_of(task.DATA_SOURCE, {}, has_user_function=False), response, "932", RewardSettings())
+    assert verdict.score == float(task.grade(response, "932"))
+
+
+def test_a_gold_answer_that_is_no_number_is_nobodys_fault() -> None:
+    verdict = verdict_of("arithmetic", "A932", "932.0", RewardSettings())
+    assert (verdict.kind, verdict.score) == (Kind.GRADER_ERROR, 0.0)
 
 
 def test_the_withheld_sums_are_a_fixed_fifth_and_half_of_the_problems_need_one() -> None:

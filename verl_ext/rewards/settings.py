@@ -1,4 +1,4 @@
-"""`reward.reward_kwargs` for the reward manager `spro`: typed, validated; errors name key, value and what is allowed."""
+"""`reward.reward_kwargs` for the reward manager `spro`: typed and checked; errors name key, value, what is allowed."""
 
 from __future__ import annotations
 

@@ -60,12 +60,12 @@ def _gsm8k(response: str, gold: Any, settings: RewardSettings) -> Verdict:
 
 def _choice(response: str, gold: Any, settings: RewardSettings) -> Verdict:
     """A letter: in the last box, after a final-answer phrase, or alone at the end."""
-    from verl_ext.rewards.extract import extract_choice
+    from verl_ext.rewards.extract import choice_letter
 
     wanted = str(gold).strip().strip("().").upper()
     if not _LETTER.fullmatch(wanted):
         return Verdict(Kind.GRADER_ERROR, 0.0, None, f"the gold answer {str(gold)[:40]!r} is not a letter")
-    found = extract_choice(response)
+    found = choice_letter(response)
     if found is None:
         return Verdict(Kind.UNPARSEABLE, 0.0, None, "no letter was found")
     return Verdict(Kind.CORRECT, 1.0, found) if found == wanted else Verdict(Kind.WRONG, 0.0, found)
