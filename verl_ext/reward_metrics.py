@@ -53,9 +53,11 @@ def _require_order(infos: Sequence[dict[str, Any]], metrics: dict[str, float], l
 
 def _before_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        from omegaconf import OmegaConf
+
         from verl_ext.rewards.settings import MANAGER, RewardSettings
 
-        if self.config.reward.reward_manager.name == MANAGER:
+        if OmegaConf.select(self.config, "reward.reward_manager.name") == MANAGER:
             import transfer_queue
 
             fetched = transfer_queue.kv_batch_get(

@@ -68,7 +68,8 @@ def killed_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         f"trainer.rollout_data_dir={folder}/dump",
         steps=STEPS,
     )
-    over, killed = threading.Event(), []
+    over = threading.Event()
+    killed: list[str] = []
     killer = threading.Thread(target=_kill_now_and_then, args=(run.marker, over, killed))
     killer.start()
     try:
