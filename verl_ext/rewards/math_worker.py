@@ -7,6 +7,7 @@ math-verify's own time-outs (SIGALRM) are off; the worker is killed instead.
 from __future__ import annotations
 
 import logging
+import re
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,9 @@ _TOLERANCE = 1e-12
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+
+# E is Euler's number to math-verify, E_1 is not; renamed on both sides, to a letter that no answer has.
+_ENERGY = re.compile(r"(?<![a-zA-Z\\])E ?(?=_)")
 
 # math-verify warns about its time-outs being off, and logs expressions.
 logging.disable(logging.CRITICAL)
@@ -56,9 +60,15 @@ def check(gold: str, answer: str, exact: bool = True) -> Outcome:
 
 
 def warm_up() -> None:
-    """Import and run everything once, so that no task pays for it."""
-    for text in (r"\frac{\sqrt{3}}{2}x+1", r"\{1,2\}"):
-        check(text, text + "+0", exact=False)
+    """Import and run everything once, so that no task pays for it: sympy imports much of itself at first use."""
+    for gold, answer in (
+        (r"\frac{\sqrt{3}}{2}x+1", r"1+\frac{\sqrt{3}x}{2}"),
+        (r"\sin(x)^2+e^x", r"\cos(x)^2+\ln(2)"),
+        (r"(2,\infty)\cup[0,1]", r"x>2"),
+        (r"\begin{pmatrix}x\\\\1\end{pmatrix}", r"\begin{pmatrix}x+0\\\\2\end{pmatrix}"),
+        ("y=2x", "2y=4x+1"),
+    ):
+        check(gold, answer, exact=False)
 
 
 def _same_expression(gold: str, answer: str) -> bool | None:
@@ -68,7 +78,7 @@ def _same_expression(gold: str, answer: str) -> bool | None:
     parsed_answer = _parse(answer)
     if parsed_answer is None:
         return None
-    if not grader.verify(parsed_gold, parsed_answer, float_rounding=12, timeout_seconds=None):
+    if not grader.verify(parsed_gold, parsed_answer, float_rounding=12, allow_set_relation_comp=True, timeout_seconds=None):
         return False
     return not _numbers_disagree(parsed_gold, parsed_answer)
 
@@ -76,7 +86,7 @@ def _same_expression(gold: str, answer: str) -> bool | None:
 def _parse(text: str) -> Any:
     """The expression that a text is, all of it, or None."""
     try:
-        parsed = parser.parse_latex_cached(normalize_latex(text, config=_CONFIG))
+        parsed = parser.parse_latex_cached(normalize_latex(_ENERGY.sub(r"\\Xi", text), config=_CONFIG))
         return None if parsed is None else _exact(parsed)
     except MemoryError:
         raise

@@ -80,7 +80,11 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         # Plain notation.
         (r"\*\*", "^"),
         (r"(?<![a-zA-Z\\])sqrt\s{0,4}\(([^()]{0,200})\)", r"\\sqrt{\1}"),
-        (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
+        (
+            r"(?<![a-zA-Z\\])(?:(?:np|math|numpy)\.)?(arcsin|arccos|arctan|sin|cos|tan|cot|log|ln|exp)(?= ?\()",
+            r"\\\1",
+        ),
+        (r"(?<![a-zA-Z\\])(?:(?:np|math|numpy)\.)?pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![a-zA-Z\\])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
         (r"\+\s{0,4}\\infty", r"\\infty"),
         (r"\s+", " "),
