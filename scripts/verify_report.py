@@ -144,7 +144,7 @@ def print_wrong(title: str, cases: list[Case], verdicts: list[Verdict]) -> bool:
 
 
 def print_peers(cases: list[Case], verdicts: list[Verdict]) -> dict[str, dict[str, Any]]:
-    pool = WorkerPool(2, warm_up=warm_up, memory_bytes=16 * 2**30)
+    pool = WorkerPool(2, warm_up=warm_up, memory_bytes=16 * 2**30, write_files=True)
     table: dict[str, dict[str, Any]] = {}
     ours_says = [verdict.kind == "correct" for verdict in verdicts]
     print(f"\n## Other graders on the same {len(cases)} inputs ({sum(c.equal for c in cases)} of them equal)\n")
@@ -231,8 +231,8 @@ def main() -> int:
     cases, verdicts = same + different + near, same_verdicts + different_verdicts + near_verdicts
     everything = list(zip(cases, verdicts, strict=True))
     if arguments.json:
-        rows = [{**vars(case), "kind": verdict.kind, "detail": verdict.detail} for case, verdict in everything]
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        lines = [{**vars(case), "kind": verdict.kind, "detail": verdict.detail} for case, verdict in everything]
+        arguments.json.write_text(json.dumps(lines, indent=1))
     if arguments.peer_cases:
         rng = random.Random(arguments.seed)
         chosen = []

@@ -35,7 +35,8 @@ ALL_RULES = Extraction()
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]{0,8}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(
-    r"(?:final[ \t]{1,3}answers?|answers?)(?:\*\*|__)?[ \t]{0,3}(?::|\bis\b:?|\bare\b:?|=)|\banswer[ \t]{0,3}\n", re.IGNORECASE
+    r"(?:final[ \t]{1,3}answers?|answers?)(?:\*\*|__)?[ \t]{0,3}(?::|\bis\b:?|\bare\b:?|=)|\banswer[ \t]{0,3}\n",
+    re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\\\[|\\\]|\\\(|\\\)|\$\$|\\\$|\$")
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?%?")

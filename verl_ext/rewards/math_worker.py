@@ -78,7 +78,9 @@ def _same_expression(gold: str, answer: str) -> bool | None:
     parsed_answer = _parse(answer)
     if parsed_answer is None:
         return None
-    if not grader.verify(parsed_gold, parsed_answer, float_rounding=12, allow_set_relation_comp=True, timeout_seconds=None):
+    if not grader.verify(
+        parsed_gold, parsed_answer, float_rounding=12, allow_set_relation_comp=True, timeout_seconds=None
+    ):
         return False
     return not _numbers_disagree(parsed_gold, parsed_answer)
 

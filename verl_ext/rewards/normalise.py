@@ -43,10 +43,14 @@ _WHOLE_TEXT = re.compile(rf"(-?){_TEXT}")
 _TRAILING_TEXT = re.compile(rf"\s{{0,8}}{_TEXT}(?:\s{{0,4}}\^\s{{0,4}}(?:\{{?-?[0-9]\}}?))?$")
 _ANY_TEXT = re.compile(_TEXT)
 _JOINT = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s{0,4}\{\s{0,4}(?:,\s{0,4})?(?:and|or)\s{0,4}\}")
+_UNIT_WORDS = (
+    "(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?|cm|mm|km|kg|grams?|pounds?|ounces?|"
+    "lit(?:er|re)s?|seconds?|minutes?|mins?|hours?|days?|weeks?|months?|years?|degrees?|dollars?|cents?|mph|units?|"
+    "percent|points?|people|students|ways|times"
+)
 _UNITS = re.compile(
-    r"(?<=[\d}).])\s{0,4}(?:square |cubic |sq )?(?:(?:centi|milli|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?|cm|mm|km|"
-    r"kg|grams?|pounds?|ounces?|lit(?:er|re)s?|seconds?|minutes?|mins?|hours?|days?|weeks?|months?|years?|degrees?|"
-    r"dollars?|cents?|mph|units?|percent|points?|people|students|ways|times)(?:\s{0,2}\^\s{0,2}\{?[23]\}?)?(?:/h| per hour)?$",
+    rf"(?<=[\d}}).])\s{{0,4}}(?:square |cubic |sq )?(?:{_UNIT_WORDS})(?:\s{{0,2}}\^\s{{0,2}}\{{?[23]\}}?)?"
+    r"(?:/h| per hour)?$",
     re.IGNORECASE,
 )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import resource
 import signal
 import threading
@@ -67,13 +66,21 @@ class WorkerPool:
         workers: number of processes.
         warm_up: called once in each new worker, before its first task; must be importable.
         memory_bytes: limit of address space per worker.
+        write_files: whether a worker may write to files after its warm-up.
     """
 
-    def __init__(self, workers: int = 2, *, warm_up: Callable[[], None] | None = None, memory_bytes: int = _MEMORY):
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        warm_up: Callable[[], None] | None = None,
+        memory_bytes: int = _MEMORY,
+        write_files: bool = False,
+    ):
         if workers < 1:
             raise ValueError(f"workers={workers}: must be at least 1")
         self.workers = workers
-        self._start_arguments = (warm_up, memory_bytes)
+        self._start_arguments = (warm_up, memory_bytes, write_files)
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
         self._depth = 0
@@ -144,7 +151,7 @@ class WorkerPool:
             elif lost:
                 self._finish(outer, start, "lost", WorkerLost(f"the worker died twice: {error}"))
             elif error is not None:
-                self._finish(outer, start, "error", error)
+                self._finish(outer, start, "lost" if isinstance(error, WorkerLost) else "error", error)
             else:
                 self._finish(outer, start, "done", None, inner.result())
 
@@ -192,21 +199,31 @@ def _quantile(times: list[float], q: float) -> float:
     return times[min(len(times) - 1, int(q * len(times)))] if times else 0.0
 
 
-def _start_worker(warm_up: Callable[[], None] | None, memory_bytes: int) -> None:
-    """In a new worker: limits, then imports."""
+# In a worker: why it cannot work.
+_broken: str | None = None
+
+
+def _start_worker(warm_up: Callable[[], None] | None, memory_bytes: int, write_files: bool) -> None:
+    """In a new worker: imports, then limits."""
+    global _broken
     # pebble asks a worker to end and waits; stuck in C code it would not hear.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # No files are written and no program is started.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    if warm_up is not None:
-        warm_up()
+    try:
+        if warm_up is not None:
+            warm_up()
+    # Whatever it is, it is said once a task comes; a worker that ends here would be started again and again.
+    except Exception as error:  # noqa: BLE001
+        _broken = f"{type(error).__name__}: {error}"
+    if not write_files:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    os.nice(5)
 
 
 def _limited(timeout_s: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """In a worker: one task, under a limit of CPU time that holds even when the trainer is gone."""
+    if _broken is not None:
+        raise WorkerLost(f"the worker's start failed: {_broken}")
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime + timeout_s) + _CPU_GRACE_S
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))

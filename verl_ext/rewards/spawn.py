@@ -33,7 +33,7 @@ class _Popen(multiprocessing.popen_spawn_posix.Popen):
     sentinel: int
 
     def _launch(self, process_obj: Any) -> None:
-        tracker_fd = multiprocessing.resource_tracker.getfd()
+        tracker_fd: Any = multiprocessing.resource_tracker.getfd()
         self._fds.append(tracker_fd)
         data = spawn.get_preparation_data(process_obj.name)
         data.pop("init_main_from_name", None)
@@ -58,9 +58,14 @@ class _Popen(multiprocessing.popen_spawn_posix.Popen):
             with open(parent_w, "wb", closefd=False) as pipe:
                 pipe.write(buffer.getbuffer())
         finally:
-            self.finalizer = util.Finalize(self, util.close_fds, [parent_r, parent_w])
+            self.finalizer = util.Finalize(self, _close, [parent_r, parent_w])
             os.close(child_r)
             os.close(child_w)
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _spawn(executable: bytes, command: list[str], fds: list[int]) -> int:
@@ -90,7 +95,7 @@ class _Process(multiprocessing.process.BaseProcess):
     _start_method = "spawn"
 
     @staticmethod
-    def _Popen(process_obj: Any) -> _Popen:  # noqa: N802
+    def _Popen(process_obj: Any) -> _Popen:
         return _Popen(process_obj)
 
 

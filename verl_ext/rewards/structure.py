@@ -29,6 +29,8 @@ _LEFT_SIDE = re.compile(
 )
 # Whether two plain words differ is decided by their letters, not by algebra: "even" is not e*v*e*n.
 _WORDS = re.compile(r"[a-zA-Z]{4,}(?:[ -][a-zA-Z]+){0,8}")
+# 4210_5 and 4210_{5}
+_NUMERAL = re.compile(r"([0-9A-F]+)(?:_\{?(?:\\text\{)?([0-9]{1,2})\}{0,2})?")
 # A statement about a variable: an interval may say the same.
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in|lt|gt)(?![a-zA-Z])|(?<!:)=")
 
@@ -72,7 +74,12 @@ def compare(gold: str, answer: str, leaf: Leaf, *, exact: bool = True, depth: in
 
 
 def compare_leaf(gold: str, answer: str, leaf: Leaf) -> bool | None:
-    """Words by their letters, everything else by `leaf`."""
+    """Words by their letters, numerals of another base by digits and base, everything else by `leaf`."""
+    gold_numeral, answer_numeral = _NUMERAL.fullmatch(key(gold)), _NUMERAL.fullmatch(key(answer))
+    if gold_numeral and answer_numeral and (gold_numeral.group(2) or answer_numeral.group(2)):
+        # A base that was left out is the one that was asked for.
+        same_base = not (gold_numeral.group(2) and answer_numeral.group(2)) or gold_numeral[2] == answer_numeral[2]
+        return gold_numeral.group(1) == answer_numeral.group(1) and same_base
     gold_words, answer_words = unwrap_text(gold).strip("() "), unwrap_text(answer).strip("() ")
     if _WORDS.fullmatch(gold_words):
         if gold_words.lower() == answer_words.lower():
@@ -84,7 +91,7 @@ def compare_leaf(gold: str, answer: str, leaf: Leaf) -> bool | None:
 
 def _compare_parts(
     gold: str, answer: str, gold_parts: Parts | None, answer_parts: Parts | None, leaf: Leaf, exact: bool, depth: int
-) -> bool | None | str:
+) -> bool | str | None:
     """The outcome of a comparison by parts, or "whole" where the two texts have to be looked at as they are."""
     if gold_parts is None or answer_parts is None:
         other = answer if gold_parts else gold
