@@ -1,0 +1,380 @@
+"""Runs inside the sandbox: executes the program, or the tests' own source, and answers the verifier's requests.
+
+Started as a script by the bare interpreter (``python -I -S -E``), so it imports nothing of this project and little of
+the standard library: each import costs a verdict its milliseconds. It holds no secret. Expected outputs are never
+sent to the process that runs the program, so a program that takes this module over can only report other values.
+
+Requests come on the first standard input as marshal frames, from the verifier; answers go out as JSON, because the
+verifier must not unmarshal what a hostile program writes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import marshal
+import os
+import sys
+from typing import Any
+
+MAX_INT = 2**63
+NUMBERS = ("decimal.Decimal", "fractions.Fraction")
+MAX_ITEMS = 100_000
+"""of a generator or another iterator that a program returns"""
+
+
+class Opaque:
+    """Stands for an object that cannot leave its process; equal to nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+def encode(value: Any) -> Any:
+    """A value as scalars and tagged lists.
+
+    Looks at the data of the builtin types and never at the methods of a subclass: an object that claims to equal
+    everything arrives as what it holds, or as the name of its type.
+    """
+    kind = type(value)
+    if value is None or kind is bool or kind is float or kind is str:
+        return value
+    if issubclass(kind, int):
+        value = int.__add__(value, 0)
+        return value if -MAX_INT < value < MAX_INT else ["i", hex(value)]
+    if issubclass(kind, float):
+        return float.__float__(value)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    for base, tag in ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "f")):
+        if issubclass(kind, base):
+            return [tag, [encode(x) for x in base.__iter__(value)]]  # type: ignore[attr-defined]
+    if issubclass(kind, dict):
+        return ["d", [[encode(k), encode(v)] for k, v in dict.items(value)]]
+    if issubclass(kind, bytes | bytearray):
+        return ["b", bytes(value).hex()]
+    if issubclass(kind, complex):
+        return ["c", complex.__complex__(value).real, complex.__complex__(value).imag]
+    origin = f"{kind.__module__}.{kind.__qualname__}"
+    if origin in NUMBERS:
+        return ["n", origin, str(value)]
+    if hasattr(kind, "__next__") or kind in (range, type({}.keys()), type({}.values()), type({}.items())):
+        items = []
+        for item in value:
+            if len(items) == MAX_ITEMS:
+                raise ValueError(f"an iterator of more than {MAX_ITEMS} items was returned")
+            items.append(encode(item))
+        return ["it", items]
+    return ["o", origin[:100]]
+
+
+def decode(value: Any) -> Any:
+    """The value that `encode` was given; a subclass comes back as its builtin type, an unknown object as `Opaque`."""
+    if type(value) is not list:
+        return value
+    tag, *rest = value
+    if tag in ("l", "t", "s", "f", "it"):
+        make: Any = {"l": list, "t": tuple, "s": set, "f": frozenset, "it": iter}[tag]
+        return make([decode(x) for x in rest[0]])
+    if tag == "d":
+        return {decode(k): decode(v) for k, v in rest[0]}
+    if tag == "i":
+        return int(rest[0], 16)
+    if tag == "b":
+        return bytes.fromhex(rest[0])
+    if tag == "c":
+        return complex(rest[0], rest[1])
+    if tag == "n" and rest[0] in NUMBERS:
+        module, _, name = rest[0].rpartition(".")
+        return getattr(__import__(module), name)(rest[1])
+    return Opaque(rest[0])
+
+
+def to_json(value: Any) -> str:
+    """JSON of scalars and lists; the json package would cost 4 ms of imports."""
+    if value is None:
+        return "null"
+    kind = type(value)
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int:
+        return str(value)
+    if kind is float:
+        return {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(repr(value), repr(value))
+    if kind is str:
+        import _json
+
+        return _json.encode_basestring_ascii(value)
+    return "[" + ",".join([to_json(x) for x in value]) + "]"
+
+
+class Channel:
+    """Length-prefixed frames to and from the verifier."""
+
+    def __init__(self) -> None:
+        self.requests, self.answers = os.dup(0), os.dup(1)
+        null = os.open("/dev/null", os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.close(null)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(fd, mode, closefd=False) for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
+        )
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            piece = os.read(self.requests, min(count - len(data), 1 << 20))
+            if not piece:
+                # The verifier has gone, or is done with us.
+                os._exit(0)
+            data += piece
+        return bytes(data)
+
+    def receive(self) -> Any:
+        return marshal.loads(self._read(int.from_bytes(self._read(4), "big")))
+
+    def send(self, answer: Any) -> None:
+        self.send_bytes(to_json(answer).encode("ascii"))
+
+    def send_bytes(self, data: bytes) -> None:
+        data = len(data).to_bytes(4, "big") + data
+        while data:
+            data = data[os.write(self.answers, data) :]
+
+
+def confine(limits: dict[str, int], blocked: bytes) -> None:
+    """Resource limits, then a seccomp filter (struct sock_filter's bytes) without which nothing is run."""
+    import ctypes
+    import resource
+
+    for name, value in limits.items():
+        number = getattr(resource, name)
+        hard = resource.getrlimit(number)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (value, value))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    # PR_SET_NO_NEW_PRIVS, then PR_SET_SECCOMP with SECCOMP_MODE_FILTER.
+    libc.prctl(38, 1, 0, 0, 0)
+    if libc.prctl(22, 2, ctypes.byref(Program(len(blocked) // 8, blocked)), 0, 0):
+        raise OSError(ctypes.get_errno(), "the seccomp filter was refused")
+
+
+def brief(error: BaseException) -> str:
+    """An exception's text for a person; computing it may itself fail, since the program may have made the class."""
+    try:
+        return str(error)[:300]
+    except BaseException:  # noqa: BLE001
+        return "(no text)"
+
+
+class Program:
+    """The program under test: compiled once; called by name, or run as a script per test."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.codes: list[Any] = []
+        self.names: dict[str, Any] = {}
+
+    def compile(self) -> list[Any]:
+        """Takes the first of the candidates (each a list of sources to run in turn) that is Python."""
+        problem = ""
+        for index, sources in enumerate(self.request["candidates"]):
+            try:
+                self.codes = [compile(x, "<program>", "exec", dont_inherit=True) for x in sources]
+            except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+                problem = problem or f"{type(error).__name__}: {brief(error)}"
+            else:
+                return ["ok", index]
+        return ["syntax", problem]
+
+    def _fresh(self, name: str) -> dict[str, Any]:
+        module = type(sys)(name)
+        sys.modules[name] = module
+        names = module.__dict__
+        for alias, origin, attribute in self.request["prelude"]:
+            found = __import__(origin)
+            names[alias] = getattr(found, attribute) if attribute else found
+        sys.setrecursionlimit(self.request["recursion"])
+        return names
+
+    def load(self) -> list[Any]:
+        """Runs the module for its definitions. A `sys.exit` at its end leaves them standing."""
+        try:
+            self.names = self._fresh("solution")
+            for code in self.codes:
+                exec(code, self.names)
+        except SystemExit:
+            pass
+        except BaseException as error:  # noqa: BLE001
+            return ["raised", type(error).__name__[:100], brief(error)]
+        return ["loaded", [x for x in self.names if type(x) is str and hasattr(builtins, x) and x[:2] != "__"]]
+
+    def call(self, name: str, args: Any, keywords: Any) -> list[Any]:
+        function = self.names.get(name)
+        try:
+            if function is None and isinstance(self.names.get("Solution"), type):
+                function = getattr(self.names["Solution"](), name, None)
+            if function is None:
+                return ["missing", name]
+            return ["value", encode(function(*decode(args), **decode(keywords)))]
+        except BaseException as error:  # noqa: BLE001
+            return ["raised", type(error).__name__[:100], brief(error)]
+
+    def run(self, channel: Channel, stdin: bytes, cap: int) -> None:
+        """One test of a script: a process of its own, its standard streams files in the private folder."""
+        streams = []
+        for data in (stdin, b"", b""):
+            fd = os.open("stream", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            os.unlink("stream")
+            streams.append(fd)
+            while data:
+                data = data[os.write(fd, data) :]
+            os.lseek(fd, 0, os.SEEK_SET)
+        child = os.fork()
+        if child == 0:
+            self._run_child(channel, streams)
+        status = os.waitpid(child, 0)[1]
+        size = os.fstat(streams[1]).st_size
+        note = os.pread(streams[2], 400, max(0, os.fstat(streams[2]).st_size - 400)).decode("utf-8", "replace")
+        channel.send(["ran", status, size, note.strip().rpartition("\n")[2]])
+        if size <= cap:
+            os.lseek(streams[1], 0, os.SEEK_SET)
+            with os.fdopen(os.dup(streams[1]), "rb") as file:
+                channel.send_bytes(file.read())
+        for fd in streams:
+            os.close(fd)
+
+    def _run_child(self, channel: Channel, streams: list[int]) -> None:
+        status = 1
+        try:
+            for number, fd in enumerate(streams):
+                os.dup2(fd, number)
+            for fd in (*streams, channel.requests, channel.answers):
+                os.close(fd)
+            sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+            sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            confine(self.request["limits"], self.request["blocked"])
+            names = self._fresh("__main__")
+            try:
+                for code in self.codes:
+                    exec(code, names)
+                status = 0
+            except SystemExit:
+                # Contest programs end so; what they printed counts, as in verl's prime_code.
+                status = 0
+            finally:
+                # As at the end of a script: wait for its threads, then run what it registered, then flush.
+                if "threading" in sys.modules:
+                    sys.modules["threading"]._shutdown()
+                import atexit
+
+                atexit._run_exitfuncs()
+                sys.stdout.flush()
+        except BaseException as error:  # noqa: BLE001
+            status = 1
+            os.write(2, f"\n{type(error).__name__}: {brief(error)}".encode("utf-8", "backslashreplace"))
+        finally:
+            os._exit(status)
+
+
+class ProgramError(Exception):
+    """The program raised something that has no builtin name, or something that would end the tests."""
+
+
+class Grader:
+    """The tests' own source. The program's functions are stand-ins here: it runs in another sandbox."""
+
+    def __init__(self, channel: Channel, request: dict[str, Any]) -> None:
+        self.channel, self.request = channel, request
+
+    def stand_in(self, name: str) -> Any:
+        def ask(*args: Any, **keywords: Any) -> Any:
+            self.channel.send(["call", name, encode(list(args)), encode(keywords)])
+            answer = self.channel.receive()
+            if answer[0] == "value":
+                return decode(answer[1])
+            kind = getattr(builtins, answer[1], None)
+            # A StopIteration would end a `map` over the tests early, and `all` of nothing is true.
+            if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, StopIteration):
+                kind = ProgramError
+            raise kind(*answer[2:])
+
+        return ask
+
+    def grade(self) -> list[Any]:
+        """["graded", [the failure of each test, or None]], or ["broken", why] where the tests cannot be run at all."""
+        request = self.request
+        names: dict[str, Any] = {"__name__": "tests"}
+        try:
+            for source in request["setup"]:
+                exec(compile(source, "<setup>", "exec", dont_inherit=True), names)
+            for name in request["proxies"]:
+                names.setdefault(name, self.stand_in(name))
+            for name in request["shadowed"]:
+                names[name] = self.stand_in(name)
+            codes = [compile(x, "<tests>", "exec", dont_inherit=True) for x in request["tests"]]
+        except BaseException as error:  # noqa: BLE001
+            return ["broken", f"{type(error).__name__}: {brief(error)}"]
+        results: list[str | None] = []
+        for code in codes:
+            try:
+                exec(code, names)
+                results.append(None)
+            except AssertionError as error:
+                results.append(f"an assertion failed {brief(error)}".strip())
+            except BaseException as error:  # noqa: BLE001
+                results.append(f"{type(error).__name__}: {brief(error)}")
+            if results[-1] and not request["all"]:
+                break
+        return ["graded", results]
+
+
+def main() -> None:
+    channel = Channel()
+    channel.send(["ready"])
+    request = channel.receive()
+    for name, data in request["files"].items():
+        with open(name, "wb") as file:
+            file.write(data)
+    scripts = request["mode"] == "script"
+    if not scripts:
+        confine(request["limits"], request["blocked"])
+    if request["mode"] == "grade":
+        channel.send(Grader(channel, request).grade())
+        return
+    program = Program(request)
+    if scripts:
+        # In the process that forks: what compiling costs is limited too; a child confines itself.
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (request["limits"]["RLIMIT_AS"],) * 2)
+    compiled = program.compile()
+    channel.send(compiled)
+    if compiled[0] != "ok":
+        return
+    if not scripts:
+        channel.send(program.load())
+    while True:
+        what = channel.receive()
+        if what[0] == "call":
+            answer = program.call(*what[1:])
+            try:
+                channel.send(answer)
+            except (RecursionError, MemoryError, ValueError) as error:
+                channel.send(["raised", type(error).__name__, "the returned value cannot be sent"])
+        else:
+            program.run(channel, what[1], what[2])
+
+
+if __name__ == "__main__":
+    main()
