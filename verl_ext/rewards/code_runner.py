@@ -147,9 +147,8 @@ class Channel:
             data = data[os.write(self.answers, data) :]
 
 
-def confine(limits: dict[str, int], blocked: bytes) -> None:
-    """Resource limits, then a seccomp filter (struct sock_filter's bytes) without which nothing is run."""
-    import ctypes
+def limit(limits: dict[str, int]) -> None:
+    """Resource limits, by the names of the resource module; inherited by children, each counting for itself."""
     import resource
 
     for name, value in limits.items():
@@ -158,14 +157,26 @@ def confine(limits: dict[str, int], blocked: bytes) -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (value, value))
 
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    # PR_SET_NO_NEW_PRIVS, then PR_SET_SECCOMP with SECCOMP_MODE_FILTER.
-    libc.prctl(38, 1, 0, 0, 0)
-    if libc.prctl(22, 2, ctypes.byref(Program(len(blocked) // 8, blocked)), 0, 0):
-        raise OSError(ctypes.get_errno(), "the seccomp filter was refused")
+class Blocker:
+    """A seccomp filter (struct sock_filter's bytes), made ready before a fork, so that a child spends no import."""
+
+    def __init__(self, blocked: bytes) -> None:
+        import ctypes
+
+        class Filter(ctypes.Structure):
+            _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+        self.libc = ctypes.CDLL(None)
+        self.filter = Filter(len(blocked) // 8, blocked)
+        self.reference = ctypes.byref(self.filter)
+
+    def block(self) -> None:
+        """From here on in this process, and for good."""
+        # PR_SET_NO_NEW_PRIVS, then PR_SET_SECCOMP with SECCOMP_MODE_FILTER.
+        self.libc.prctl(38, 1, 0, 0, 0)
+        if self.libc.prctl(22, 2, self.reference, 0, 0):
+            raise OSError("the seccomp filter was refused")
 
 
 def brief(error: BaseException) -> str:
@@ -179,8 +190,8 @@ def brief(error: BaseException) -> str:
 class Program:
     """The program under test: compiled once; called by name, or run as a script per test."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
-        self.request = request
+    def __init__(self, request: dict[str, Any], blocker: Blocker) -> None:
+        self.request, self.blocker = request, blocker
         self.codes: list[Any] = []
         self.names: dict[str, Any] = {}
 
@@ -263,7 +274,7 @@ class Program:
             sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
             sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
             sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-            confine(self.request["limits"], self.request["blocked"])
+            self.blocker.block()
             names = self._fresh("__main__")
             try:
                 for code in self.codes:
@@ -287,6 +298,16 @@ class Program:
             os._exit(status)
 
 
+class CannotSend(BaseException):
+    """The tests need something that the separation of the two processes does not allow."""
+
+
+def holds_opaque(encoded: Any) -> bool:
+    if type(encoded) is not list or not encoded:
+        return False
+    return encoded[0] == "o" or any(holds_opaque(x) for x in encoded)
+
+
 class ProgramError(Exception):
     """The program raised something that has no builtin name, or something that would end the tests."""
 
@@ -299,7 +320,10 @@ class Grader:
 
     def stand_in(self, name: str) -> Any:
         def ask(*args: Any, **keywords: Any) -> Any:
-            self.channel.send(["call", name, encode(list(args)), encode(keywords)])
+            sent = [encode(list(args)), encode(keywords)]
+            if holds_opaque(sent):
+                raise CannotSend(f"the tests pass {name} an argument that cannot leave its process")
+            self.channel.send(["call", name, *sent])
             answer = self.channel.receive()
             if answer[0] == "value":
                 return decode(answer[1])
@@ -332,6 +356,8 @@ class Grader:
                 results.append(None)
             except AssertionError as error:
                 results.append(f"an assertion failed {brief(error)}".strip())
+            except CannotSend as error:
+                return ["broken", brief(error)]
             except BaseException as error:  # noqa: BLE001
                 results.append(f"{type(error).__name__}: {brief(error)}")
             if results[-1] and not request["all"]:
@@ -346,18 +372,16 @@ def main() -> None:
     for name, data in request["files"].items():
         with open(name, "wb") as file:
             file.write(data)
+    limit(request["limits"])
+    blocker = Blocker(request["blocked"])
     scripts = request["mode"] == "script"
+    # The process that runs scripts has to fork; each of its children blocks itself.
     if not scripts:
-        confine(request["limits"], request["blocked"])
+        blocker.block()
     if request["mode"] == "grade":
         channel.send(Grader(channel, request).grade())
         return
-    program = Program(request)
-    if scripts:
-        # In the process that forks: what compiling costs is limited too; a child confines itself.
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (request["limits"]["RLIMIT_AS"],) * 2)
+    program = Program(request, blocker)
     compiled = program.compile()
     channel.send(compiled)
     if compiled[0] != "ok":
