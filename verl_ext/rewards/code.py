@@ -14,6 +14,7 @@ argument changed in place fails.
 
 from __future__ import annotations
 
+import functools
 import marshal
 import os
 import re
@@ -25,8 +26,8 @@ from typing import Any
 
 from verl_ext.rewards.code_compare import same_call_result, same_output, same_value
 from verl_ext.rewards.code_extract import last_block, prelude
-from verl_ext.rewards.code_runner import encode
 from verl_ext.rewards.code_tests import Call, Plan, Script, Source, TestsError, plan_of
+from verl_ext.rewards.code_values import encode
 from verl_ext.rewards.sandbox import (
     MIB,
     Limits,
@@ -50,6 +51,8 @@ class _Failure(Exception):
 
     kind: Kind
     detail: str
+    ended: bool = False
+    """the sandbox with it"""
 
 
 class _NoProgram(Exception):
@@ -145,12 +148,12 @@ class _Run:
                 for test in tests[done:]:
                     done += 1
                     try:
-                        self._guarded(lambda test=test: self._test(session, test))  # type: ignore[misc]
+                        self._guarded(functools.partial(self._test, session, test))
                     except _Failure as failure:
                         failures.append(failure)
                         if not self.partial:
                             return failures
-                        if failure.kind is Kind.TIMEOUT or failure.detail.startswith("the "):
+                        if failure.ended:
                             break
             if time.monotonic() >= self.deadline:
                 return failures + [_Failure(Kind.TIMEOUT, "the time limit passed")] * (len(tests) - done)
@@ -161,9 +164,9 @@ class _Run:
         try:
             step()
         except OutOfTime as error:
-            raise _Failure(Kind.TIMEOUT, str(error)) from None
+            raise _Failure(Kind.TIMEOUT, str(error), ended=True) from None
         except ProgramFailed as error:
-            raise _Failure(Kind.WRONG, str(error)) from None
+            raise _Failure(Kind.WRONG, str(error), ended=True) from None
 
     def _until(self) -> float:
         return min(self.deadline, time.monotonic() + self.test_timeout_s)
@@ -179,6 +182,9 @@ class _Run:
         def load() -> None:
             session.send(request, self.deadline)
             compiled = session.receive(self._until(), MIB)
+            # Believed here only, where the program has not run yet.
+            if compiled[0] == "infra":
+                raise SandboxUnavailable(compiled[1])
             if compiled[0] != "ok":
                 raise _NoProgram(f"no Python: {compiled[1]}")
             if mode == "call":
@@ -213,7 +219,10 @@ class _Run:
     def _script(self, session: Session, test: Script) -> None:
         cap = MIB + 4 * len(test.expected)
         session.send(("run", test.stdin.encode("utf-8", "surrogatepass"), cap), self._until())
-        _, status, size, note = session.receive(self._until(), MIB)
+        said = session.receive(self._until(), MIB)
+        if said[0] == "infra":
+            raise SandboxUnavailable(said[1])
+        _, status, size, note = said
         if size > cap:
             raise _Failure(Kind.WRONG, f"{size} bytes of output, more than the {cap} allowed")
         output = session.receive_bytes(self._until(), cap)

@@ -1,6 +1,6 @@
 """Whether a program's answer is the expected one. Outside the sandbox: the program never sees what is expected.
 
-What is compared is data as `code_runner.encode` sent it (scalars and tagged lists), so no method of the program's
+What is compared is data as `code_values.encode` sent it (scalars and tagged lists), so no method of the program's
 runs here. The cost is linear in the smaller of the two: sets and dictionaries are built of the expected values only,
 since a program could choose values whose hashes collide.
 """
@@ -27,13 +27,13 @@ def same_value(answer: Any, expected: Any, *, json_like: bool, tolerance: float,
     """Whether an encoded answer is the expected value (None, numbers, str, bytes and their containers).
 
     Args:
-        answer: as `code_runner.encode` makes it.
+        answer: as `code_values.encode` makes it.
         json_like: the expected value came from JSON: tuples are lists there, and a dictionary's keys text.
         tolerance: of floats, relative; integers are exact.
     """
     if depth > MAX_DEPTH:
         return False
-    deeper = {"json_like": json_like, "tolerance": tolerance, "depth": depth + 1}
+    deeper: dict[str, Any] = {"json_like": json_like, "tolerance": tolerance, "depth": depth + 1}
     if type(answer) is not list:
         if isinstance(expected, bool | int | float) and isinstance(answer, bool | int | float):
             exact = not isinstance(answer, float) and not isinstance(expected, float)

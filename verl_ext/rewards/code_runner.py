@@ -1,8 +1,9 @@
 """Runs inside the sandbox: executes the program, or the tests' own source, and answers the verifier's requests.
 
-Started as a script by the bare interpreter (``python -I -S -E``), so it imports nothing of this project and little of
-the standard library: each import costs a verdict its milliseconds. It holds no secret. Expected outputs are never
-sent to the process that runs the program, so a program that takes this module over can only report other values.
+Started by the bare interpreter (``python -I -S -E``), which sees of this project this file, `code_values` and
+`code_grader` only. It imports little of the standard library: each import costs a verdict its milliseconds. It holds no
+secret. Expected outputs are never sent to the process that runs the program, so a program that takes this module over
+can only report other values.
 
 Requests come on the first standard input as marshal frames, from the verifier; answers go out as JSON, because the
 verifier must not unmarshal what a hostile program writes.
@@ -16,100 +17,15 @@ import os
 import sys
 from typing import Any
 
-MAX_INT = 2**63
-NUMBERS = ("decimal.Decimal", "fractions.Fraction")
-MAX_ITEMS = 100_000
-"""of a generator or another iterator that a program returns"""
+from verl_ext.rewards.code_values import decode, encode, to_json
 
 
-class Opaque:
-    """Stands for an object that cannot leave its process; equal to nothing."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-
-def encode(value: Any) -> Any:
-    """A value as scalars and tagged lists.
-
-    Looks at the data of the builtin types and never at the methods of a subclass: an object that claims to equal
-    everything arrives as what it holds, or as the name of its type.
-    """
-    kind = type(value)
-    if value is None or kind is bool or kind is float or kind is str:
-        return value
-    if issubclass(kind, int):
-        value = int.__add__(value, 0)
-        return value if -MAX_INT < value < MAX_INT else ["i", hex(value)]
-    if issubclass(kind, float):
-        return float.__float__(value)
-    if issubclass(kind, str):
-        return str.__str__(value)
-    for base, tag in ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "f")):
-        if issubclass(kind, base):
-            return [tag, [encode(x) for x in base.__iter__(value)]]  # type: ignore[attr-defined]
-    if issubclass(kind, dict):
-        return ["d", [[encode(k), encode(v)] for k, v in dict.items(value)]]
-    if issubclass(kind, bytes | bytearray):
-        return ["b", bytes(value).hex()]
-    if issubclass(kind, complex):
-        return ["c", complex.__complex__(value).real, complex.__complex__(value).imag]
-    origin = f"{kind.__module__}.{kind.__qualname__}"
-    if origin in NUMBERS:
-        return ["n", origin, str(value)]
-    if hasattr(kind, "__next__") or kind in (range, type({}.keys()), type({}.values()), type({}.items())):
-        items = []
-        for item in value:
-            if len(items) == MAX_ITEMS:
-                raise ValueError(f"an iterator of more than {MAX_ITEMS} items was returned")
-            items.append(encode(item))
-        return ["it", items]
-    return ["o", origin[:100]]
-
-
-def decode(value: Any) -> Any:
-    """The value that `encode` was given; a subclass comes back as its builtin type, an unknown object as `Opaque`."""
-    if type(value) is not list:
-        return value
-    tag, *rest = value
-    if tag in ("l", "t", "s", "f", "it"):
-        make: Any = {"l": list, "t": tuple, "s": set, "f": frozenset, "it": iter}[tag]
-        return make([decode(x) for x in rest[0]])
-    if tag == "d":
-        return {decode(k): decode(v) for k, v in rest[0]}
-    if tag == "i":
-        return int(rest[0], 16)
-    if tag == "b":
-        return bytes.fromhex(rest[0])
-    if tag == "c":
-        return complex(rest[0], rest[1])
-    if tag == "n" and rest[0] in NUMBERS:
-        module, _, name = rest[0].rpartition(".")
-        return getattr(__import__(module), name)(rest[1])
-    return Opaque(rest[0])
-
-
-def to_json(value: Any) -> str:
-    """JSON of scalars and lists; the json package would cost 4 ms of imports."""
-    if value is None:
-        return "null"
-    kind = type(value)
-    if kind is bool:
-        return "true" if value else "false"
-    if kind is int:
-        return str(value)
-    if kind is float:
-        return {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(repr(value), repr(value))
-    if kind is str:
-        import _json
-
-        return _json.encode_basestring_ascii(value)
-    return "[" + ",".join([to_json(x) for x in value]) + "]"
+def set_standard_streams() -> None:
+    """New objects on descriptors 0 to 2, which they leave open when they are collected."""
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+        for number, mode in enumerate(("r", "w", "w"))
+    )
 
 
 class Channel:
@@ -121,9 +37,7 @@ class Channel:
         for standard in (0, 1, 2):
             os.dup2(null, standard)
         os.close(null)
-        sys.stdin, sys.stdout, sys.stderr = (
-            open(fd, mode, closefd=False) for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
-        )
+        set_standard_streams()
 
     def _read(self, count: int) -> bytes:
         data = bytearray()
@@ -250,7 +164,11 @@ class Program:
             while data:
                 data = data[os.write(fd, data) :]
             os.lseek(fd, 0, os.SEEK_SET)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            channel.send(["infra", f"the sandbox cannot fork: {error}"])
+            return
         if child == 0:
             self._run_child(channel, streams)
         status = os.waitpid(child, 0)[1]
@@ -271,9 +189,7 @@ class Program:
                 os.dup2(fd, number)
             for fd in (*streams, channel.requests, channel.answers):
                 os.close(fd)
-            sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-            sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            set_standard_streams()
             self.blocker.block()
             names = self._fresh("__main__")
             try:
@@ -298,73 +214,6 @@ class Program:
             os._exit(status)
 
 
-class CannotSend(BaseException):
-    """The tests need something that the separation of the two processes does not allow."""
-
-
-def holds_opaque(encoded: Any) -> bool:
-    if type(encoded) is not list or not encoded:
-        return False
-    return encoded[0] == "o" or any(holds_opaque(x) for x in encoded)
-
-
-class ProgramError(Exception):
-    """The program raised something that has no builtin name, or something that would end the tests."""
-
-
-class Grader:
-    """The tests' own source. The program's functions are stand-ins here: it runs in another sandbox."""
-
-    def __init__(self, channel: Channel, request: dict[str, Any]) -> None:
-        self.channel, self.request = channel, request
-
-    def stand_in(self, name: str) -> Any:
-        def ask(*args: Any, **keywords: Any) -> Any:
-            sent = [encode(list(args)), encode(keywords)]
-            if holds_opaque(sent):
-                raise CannotSend(f"the tests pass {name} an argument that cannot leave its process")
-            self.channel.send(["call", name, *sent])
-            answer = self.channel.receive()
-            if answer[0] == "value":
-                return decode(answer[1])
-            kind = getattr(builtins, answer[1], None)
-            # A StopIteration would end a `map` over the tests early, and `all` of nothing is true.
-            if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, StopIteration):
-                kind = ProgramError
-            raise kind(*answer[2:])
-
-        return ask
-
-    def grade(self) -> list[Any]:
-        """["graded", [the failure of each test, or None]], or ["broken", why] where the tests cannot be run at all."""
-        request = self.request
-        names: dict[str, Any] = {"__name__": "tests"}
-        try:
-            for source in request["setup"]:
-                exec(compile(source, "<setup>", "exec", dont_inherit=True), names)
-            for name in request["proxies"]:
-                names.setdefault(name, self.stand_in(name))
-            for name in request["shadowed"]:
-                names[name] = self.stand_in(name)
-            codes = [compile(x, "<tests>", "exec", dont_inherit=True) for x in request["tests"]]
-        except BaseException as error:  # noqa: BLE001
-            return ["broken", f"{type(error).__name__}: {brief(error)}"]
-        results: list[str | None] = []
-        for code in codes:
-            try:
-                exec(code, names)
-                results.append(None)
-            except AssertionError as error:
-                results.append(f"an assertion failed {brief(error)}".strip())
-            except CannotSend as error:
-                return ["broken", brief(error)]
-            except BaseException as error:  # noqa: BLE001
-                results.append(f"{type(error).__name__}: {brief(error)}")
-            if results[-1] and not request["all"]:
-                break
-        return ["graded", results]
-
-
 def main() -> None:
     channel = Channel()
     channel.send(["ready"])
@@ -372,13 +221,23 @@ def main() -> None:
     for name, data in request["files"].items():
         with open(name, "wb") as file:
             file.write(data)
-    limit(request["limits"])
-    blocker = Blocker(request["blocked"])
+    try:
+        limit(request["limits"])
+        blocker = Blocker(request["blocked"])
+    except (ImportError, OSError, ValueError) as error:
+        channel.send(["infra", f"the runner cannot confine itself: {error}"])
+        return
     scripts = request["mode"] == "script"
     # The process that runs scripts has to fork; each of its children blocks itself.
     if not scripts:
-        blocker.block()
+        try:
+            blocker.block()
+        except OSError as error:
+            channel.send(["infra", str(error)])
+            return
     if request["mode"] == "grade":
+        from verl_ext.rewards.code_grader import Grader
+
         channel.send(Grader(channel, request).grade())
         return
     program = Program(request, blocker)
@@ -398,7 +257,3 @@ def main() -> None:
                 channel.send(["raised", type(error).__name__, "the returned value cannot be sent"])
         else:
             program.run(channel, what[1], what[2])
-
-
-if __name__ == "__main__":
-    main()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,7 +154,7 @@ def _humaneval(tests: dict[str, Any]) -> Plan:
     setup = [prompt] if prompt else []
     known = [tree, *(ast.parse(x) for x in setup)]
     found = _source([f"{source}\n\ncheck({entry})\n"], setup, known)
-    return Plan(source=Source(found.tests, setup, found.stand_ins, [], [entry]), prompt=prompt)
+    return Plan(source=Source(found.tests, found.setup, found.stand_ins, [], [entry]), prompt=prompt)
 
 
 def _says_nothing(node: ast.stmt) -> bool:
@@ -208,6 +209,9 @@ def _source(tests: list[str], setup: list[str], trees: Iterable[ast.AST]) -> Sou
             defined.add(node.name)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             called.add(node.func.id)
-    open_names = sorted(x for x in used - defined if not hasattr(builtins, x))
+    open_names = {x for x in used - defined if not hasattr(builtins, x)}
+    # A module that the tests use and leave to the program's imports.
+    modules = sorted(x for x in open_names - called if x in sys.stdlib_module_names)
     called_builtins = sorted(x for x in called - defined if hasattr(builtins, x))
-    return Source(tests, setup, open_names, called_builtins)
+    setup = [*setup, *(f"import {x}" for x in modules)]
+    return Source(tests, setup, sorted(open_names.difference(modules)), called_builtins)

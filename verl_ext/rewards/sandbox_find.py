@@ -11,13 +11,13 @@ from pathlib import Path
 
 from verl_ext.rewards.sandbox import (
     HOW_TO_GET_ONE,
-    BubblewrapSandbox,
     Limits,
     ProgramFailed,
     Sandbox,
     SandboxUnavailable,
     load_request,
 )
+from verl_ext.rewards.sandbox_bubblewrap import BubblewrapSandbox
 
 # Tries what must not work, and prints what did.
 _PROBE = """
