@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,7 +32,10 @@ class VerifierService:
     """Verifies on one node. All methods are called remotely."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        from verl_ext.rewards.math import configure_workers
+
         self._settings = RewardSettings(**settings)
+        configure_workers(self._settings.workers or max(2, (os.cpu_count() or 2) // 2))
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="verify")
         self._under_way = 0
 
