@@ -11,7 +11,7 @@ from typing import Any
 from verl_ext.rewards.settings import RewardSettings
 from verl_ext.rewards.verdict import Kind, Verdict
 
-_LETTER = re.compile(r"[A-Z]")
+_LETTER = re.compile(r"[A-J]")
 
 
 def verdict_of(verifier: str, response: str, gold: Any, settings: RewardSettings) -> Verdict:
@@ -59,16 +59,11 @@ def _gsm8k(response: str, gold: Any, settings: RewardSettings) -> Verdict:
 
 
 def _choice(response: str, gold: Any, settings: RewardSettings) -> Verdict:
-    """A letter: in the last box, after a final-answer phrase, or alone at the end."""
-    from verl_ext.rewards.extract import choice_letter
-
-    wanted = str(gold).strip().strip("().").upper()
-    if not _LETTER.fullmatch(wanted):
-        return Verdict(Kind.GRADER_ERROR, 0.0, None, f"the gold answer {str(gold)[:40]!r} is not a letter")
-    found = choice_letter(response)
-    if found is None:
-        return Verdict(Kind.UNPARSEABLE, 0.0, None, "no letter was found")
-    return Verdict(Kind.CORRECT, 1.0, found) if found == wanted else Verdict(Kind.WRONG, 0.0, found)
+    """A letter: in the last box, after a final-answer phrase, or at the end."""
+    letter = str(gold).strip().strip("().").upper()
+    if not _LETTER.fullmatch(letter):
+        return Verdict(Kind.GRADER_ERROR, 0.0, None, f"the gold answer {str(gold)[:40]!r} is not a letter from A to J")
+    return _math(response, letter, settings)
 
 
 def _arithmetic(response: str, gold: Any, settings: RewardSettings) -> Verdict:
