@@ -92,8 +92,13 @@ class WorkerPool:
 
         The deadline counts from when a worker takes the task.
 
+        Raises:
+            ValueError: a function of the main module.
+
         Raises (the future): TaskTimeout, TaskCrashed, WorkerLost, or what the function raised.
         """
+        if function.__module__ == "__main__":
+            raise ValueError(f"{function.__name__} must be in a module: workers do not import the main module")
         outer: Future[Any] = Future()
         with self._lock:
             self._depth += 1
