@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import time
@@ -37,6 +38,23 @@ def kill_once(marker: str) -> str:
         return "done"
     os.kill(os.getpid(), signal.SIGKILL)
     return "never"
+
+
+def die_with_the_lock(marker: str) -> str:
+    """Killed in the worst moment, once: holding the lock of the pipe that all workers share."""
+    try:
+        os.mkdir(marker)
+    except FileExistsError:
+        return "done"
+    channel = next(x for x in gc.get_objects() if type(x).__name__ == "WorkerChannel")
+    channel.mutex.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def slow_pid() -> int:
+    time.sleep(0.05)
+    return os.getpid()
 
 
 def allocate(bytes_: int) -> int:

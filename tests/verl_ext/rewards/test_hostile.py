@@ -29,11 +29,12 @@ _BOMB = {*_JUDGED, Kind.TIMEOUT}
 def payloads(folder: Path, port: int) -> dict[str, tuple[str, str, set[Kind]]]:
     """Name -> answer, gold, the kinds that are right."""
     mark = folder / "written"
+    matrix = rf"\begin{{pmatrix}} open('{mark}','w') \\ 2 \end{{pmatrix}}"
     connect = f"__import__('socket').create_connection(('127.0.0.1',{port}))"
     return {
         "eval with pi": (f"open('{mark}','w') and 2\\pi", r"2\pi", _JUDGED),
         "eval with pi, alone": (f"open('{mark}','w').write('x')", r"\pi", _JUDGED),
-        "eval in a matrix": (rf"\begin{{pmatrix}} open('{mark}','w') \\ 2 \end{{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}", _JUDGED),
+        "eval in a matrix": (matrix, r"\begin{pmatrix}1\\2\end{pmatrix}", _JUDGED),
         "eval in a list": (f"[open('{mark}','w')]", "[1,2]", _JUDGED),
         "import": (f"__import__('os').system('touch {mark}')", "7", _JUDGED),
         "socket": (connect, "7", _JUDGED),
@@ -172,4 +173,4 @@ def _soak(count: int, share: float) -> None:
 
 def _pids(pool: WorkerPool) -> set[int]:
     with ThreadPoolExecutor(4) as threads:
-        return set(threads.map(lambda _: pool.run(os.getpid, timeout_s=10), range(40)))
+        return set(threads.map(lambda _: pool.run(support.slow_pid, timeout_s=10), range(40)))

@@ -79,7 +79,16 @@ def test_killed_idle_workers_are_replaced(pool: WorkerPool) -> None:
 
 def _worker_pids(pool: WorkerPool) -> set[int]:
     with ThreadPoolExecutor(4) as threads:
-        return set(threads.map(lambda _: pool.run(os.getpid, timeout_s=10), range(8)))
+        return set(threads.map(lambda _: pool.run(support.slow_pid, timeout_s=10), range(8)))
+
+
+def test_worker_killed_with_the_lock_stops_the_others_only_for_a_while(tmp_path: Path) -> None:
+    pool = WorkerPool(2, stall_s=1)
+    pool.run(support.double, 1, timeout_s=2)
+    futures = [pool.submit(support.die_with_the_lock, str(tmp_path / "marker"), timeout_s=2)]
+    futures += [pool.submit(support.double, i, timeout_s=2) for i in range(10)]
+    assert [future.result(timeout=60) for future in futures] == ["done", *(2 * i for i in range(10))]
+    pool.close()
 
 
 def test_memory_limit(pool: WorkerPool) -> None:
