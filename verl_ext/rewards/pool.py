@@ -57,6 +57,7 @@ class _Task:
     future: Future[Any] = field(default_factory=Future)
     start: float = field(default_factory=time.monotonic)
     retries: int = 1
+    stalled: bool = False
     attempt: int = 0
     """what comes of an earlier attempt is ignored"""
 
@@ -237,6 +238,9 @@ class WorkerPool:
         if stalled:
             self._stop()
             for task in tasks:
+                # A stall is mostly another task's doing; the first costs no retry.
+                task.retries += not task.stalled
+                task.stalled = True
                 self._retry(task, f"no worker answered for {limit:g} s")
 
     def _start_watch(self) -> None:
