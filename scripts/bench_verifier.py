@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.measure import provenance
-from scripts.verify_peers import grade, warm_up
+from scripts.verify_peers import grade_chunk, warm_up
 from scripts.verify_responses import Sample, responses
 from verl_ext.rewards.math import clear_memo, new_pool, verify_math
 from verl_ext.rewards.pool import TaskTimeout, WorkerPool
@@ -51,24 +51,16 @@ def time_ours(samples: list[Sample], memo: bool, in_flight: int) -> dict[str, An
     return _row("ours" if memo else "ours, no memo", samples, [x for x, _ in done], seconds, [t for _, t in done])
 
 
-def grade_chunk(chunk: list[tuple[str, str]]) -> list[tuple[bool, float]]:
-    done = []
-    for response, gold in chunk:
-        start = time.perf_counter()
-        done.append((grade("prime_math", response, gold), time.perf_counter() - start))
-    return done
-
-
 def time_prime_math(samples: list[Sample]) -> dict[str, Any]:
     pool = WorkerPool(_WORKERS, warm_up=warm_up, memory_bytes=16 * 2**30, write_files=True)
     pairs = [(sample.response, sample.gold) for sample in samples]
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     with ThreadPoolExecutor(_WORKERS) as threads:
-        list(threads.map(lambda i: pool.run(grade_chunk, chunks[i][:2], timeout_s=_CHUNK_LIMIT_S), range(_WORKERS)))
+        list(threads.map(lambda i: pool.run(grade_chunk, "prime_math", chunks[i][:2], timeout_s=_CHUNK_LIMIT_S), range(_WORKERS)))
 
     def one(chunk: list[tuple[str, str]]) -> list[tuple[bool, float]]:
         try:
-            return pool.run(grade_chunk, chunk, timeout_s=_CHUNK_LIMIT_S)
+            return pool.run(grade_chunk, "prime_math", chunk, timeout_s=_CHUNK_LIMIT_S)
         except TaskTimeout:
             return [(False, _CHUNK_LIMIT_S)] * len(chunk)
 

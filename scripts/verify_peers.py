@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 
 PEERS = ("prime_math", "math_dapo", "verl math_verify", "math-verify")
 
@@ -15,6 +16,15 @@ def grade(name: str, response: str, gold: str) -> bool:
     # prime_math prints what fails.
     with contextlib.redirect_stdout(io.StringIO()):
         return _grade(name, response, gold)
+
+
+def grade_chunk(name: str, chunk: list[tuple[str, str]]) -> list[tuple[bool, float]]:
+    """Of every (response, gold): the verdict and the seconds that it took."""
+    done = []
+    for response, gold in chunk:
+        start = time.perf_counter()
+        done.append((grade(name, response, gold), time.perf_counter() - start))
+    return done
 
 
 def warm_up() -> None:

@@ -36,6 +36,8 @@ _CHARACTERS = str.maketrans(
     }
 )
 
+_SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")
+
 # Text that must not be taken for a unit: it changes the answer.
 _NO_UNIT = re.compile(r"\b(?:not|no|none|undefined|million|billion|trillion|thousand|hundred|dozen|if|when|where)\b|\d")
 _TEXT = r"\\(?:text|textrm|textit|textbf|mathrm|mbox|rm|operatorname)\s{0,4}\{([^{}]{0,80})\}"
@@ -110,8 +112,8 @@ def normalise(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """For exact comparison of two normalised texts: without spaces."""
-    return text.replace(" ", "")
+    """For exact comparison of two normalised texts: without spaces, but ``1 1/2`` is not ``11/2``."""
+    return _SPACE.sub("", text)
 
 
 def unwrap_text(text: str) -> str:

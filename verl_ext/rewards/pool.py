@@ -47,6 +47,21 @@ class WorkerLost(Exception):
     """A worker died for no fault of the task, twice, or none could be started. The task was never done."""
 
 
+@dataclass
+class _Task:
+    """A task that has no result yet."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    timeout_s: float
+    future: Future[Any] = field(default_factory=Future)
+    start: float = field(default_factory=time.monotonic)
+    retries: int = 1
+    stalled: bool = False
+    attempt: int = 0
+    """what comes of an earlier attempt is ignored"""
+
+
 @dataclass(frozen=True)
 class Stats:
     """A snapshot; times in seconds, over the last 4,096 tasks, from submission to result (waiting included)."""
@@ -67,6 +82,8 @@ class WorkerPool:
         warm_up: called once in each new worker, before its first task; must be importable.
         memory_bytes: limit of address space per worker.
         write_files: whether a worker may write to files after its warm-up.
+        stall_s: without any result for so long beyond the longest deadline, the workers are started anew. A worker
+            that is killed while it holds the lock of their common pipe would stop them all.
     """
 
     def __init__(
@@ -76,6 +93,7 @@ class WorkerPool:
         warm_up: Callable[[], None] | None = None,
         memory_bytes: int = _MEMORY,
         write_files: bool = False,
+        stall_s: float = 30.0,
     ):
         if workers < 1:
             raise ValueError(f"workers={workers}: must be at least 1")
@@ -83,7 +101,10 @@ class WorkerPool:
         self._start_arguments = (warm_up, memory_bytes, write_files)
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
-        self._depth = 0
+        self._tasks: dict[int, _Task] = {}
+        self._stall_s = stall_s
+        self._progress = time.monotonic()
+        self._watch: threading.Timer | None = None
         self._latencies: deque[float] = deque(maxlen=4096)
         self._outcomes: Counter[str] = Counter()
 
@@ -92,13 +113,20 @@ class WorkerPool:
 
         The deadline counts from when a worker takes the task.
 
+        Raises:
+            ValueError: a function of the main module.
+
         Raises (the future): TaskTimeout, TaskCrashed, WorkerLost, or what the function raised.
         """
-        outer: Future[Any] = Future()
+        if function.__module__ == "__main__":
+            raise ValueError(f"{function.__name__} must be in a module: workers do not import the main module")
+        task = _Task(function, arguments, timeout_s)
         with self._lock:
-            self._depth += 1
-        self._schedule(outer, time.monotonic(), function, arguments, timeout_s, retries=1)
-        return outer
+            if not self._tasks:
+                self._progress = time.monotonic()
+            self._tasks[id(task)] = task
+        self._schedule(task)
+        return task.future
 
     def run(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Any:
         """`submit` and wait."""
@@ -111,76 +139,114 @@ class WorkerPool:
     def stats(self) -> Stats:
         with self._lock:
             times = sorted(self._latencies)
-            outcomes, depth = dict(self._outcomes), self._depth
+            outcomes, depth = dict(self._outcomes), len(self._tasks)
         return Stats(depth, self.workers, _quantile(times, 0.5), _quantile(times, 0.99), outcomes)
 
     def close(self) -> None:
-        """Kill the workers. The next task starts new ones."""
+        """Kill the workers; what has no result ends with `WorkerLost`. The next task starts new ones."""
+        with self._lock:
+            tasks = self._abandoned()
+        self._stop()
+        for task in tasks:
+            self._finish(task, "lost", WorkerLost("the pool was closed"))
+
+    def _abandoned(self) -> list[_Task]:
+        """The tasks without a result; what their current attempts bring no longer counts."""
+        for task in self._tasks.values():
+            task.attempt += 1
+        return list(self._tasks.values())
+
+    def _stop(self) -> None:
         with self._lock:
             pool, self._pool = self._pool, None
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
         if pool is not None:
             pool.stop()
             pool.join()
 
-    def _schedule(
-        self,
-        outer: Future[Any],
-        start: float,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        timeout_s: float,
-        retries: int,
-    ) -> None:
-        def on_done(inner: Future[Any]) -> None:
-            try:
-                error = inner.exception()
-            except BaseException as cancelled:  # noqa: BLE001
-                error = cancelled
-            # ExitCode of a worker that its own task has killed; of pebble's TimeoutError there is none.
-            own_fault = isinstance(error, ProcessExpired) and error.exitcode in _OWN_FAULT
-            lost = isinstance(error, ProcessExpired | BrokenProcessPool) and not own_fault
-            if lost and retries:
-                with self._lock:
-                    self._outcomes["retried"] += 1
-                self._schedule(outer, start, function, arguments, timeout_s, retries - 1)
-                return
-            if isinstance(error, FutureTimeout):
-                self._finish(outer, start, "timeout", TaskTimeout(f"no result after {timeout_s:g} s"))
-            elif own_fault:
-                self._finish(outer, start, "crashed", TaskCrashed(str(error)))
-            elif lost:
-                self._finish(outer, start, "lost", WorkerLost(f"the worker died twice: {error}"))
-            elif error is not None:
-                self._finish(outer, start, "lost" if isinstance(error, WorkerLost) else "error", error)
-            else:
-                self._finish(outer, start, "done", None, inner.result())
-
+    def _schedule(self, task: _Task) -> None:
+        pool, attempt = None, task.attempt
         try:
-            inner = self._started().schedule(_limited, args=(timeout_s, function, arguments), timeout=timeout_s)
+            pool = self._started()
+            inner = pool.schedule(
+                _limited, args=(task.timeout_s, task.function, task.arguments), timeout=task.timeout_s
+            )
         # RuntimeError: the pool broke or was closed in between.
         except (RuntimeError, OSError, BrokenProcessPool) as error:
             with self._lock:
-                self._pool = None
-            if retries:
-                self._schedule(outer, start, function, arguments, timeout_s, retries - 1)
-            else:
-                self._finish(outer, start, "lost", WorkerLost(f"no worker could be started: {error}"))
+                if self._pool is pool:
+                    self._pool = None
+            self._retry(task, f"no worker could be started: {error}")
             return
-        inner.add_done_callback(on_done)
+        inner.add_done_callback(lambda future: self._on_done(task, attempt, future))
 
-    def _finish(
-        self, outer: Future[Any], start: float, outcome: str, error: BaseException | None, result: Any = None
-    ) -> None:
+    def _on_done(self, task: _Task, attempt: int, inner: Future[Any]) -> None:
+        # A pool that is stopped cancels what it has; `close` and the watch say what becomes of it.
+        if inner.cancelled() or task.attempt != attempt:
+            return
+        error = inner.exception()
+        own_fault = isinstance(error, ProcessExpired) and error.exitcode in _OWN_FAULT
+        if isinstance(error, FutureTimeout):
+            self._finish(task, "timeout", TaskTimeout(f"no result after {task.timeout_s:g} s"))
+        elif own_fault:
+            self._finish(task, "crashed", TaskCrashed(str(error)))
+        elif isinstance(error, ProcessExpired | BrokenProcessPool):
+            self._retry(task, f"the worker died: {error}")
+        elif error is not None:
+            self._finish(task, "lost" if isinstance(error, WorkerLost) else "error", error)
+        else:
+            self._finish(task, "done", None, inner.result())
+
+    def _retry(self, task: _Task, why: str) -> None:
+        if not task.retries:
+            self._finish(task, "lost", WorkerLost(f"{why}, twice"))
+            return
+        task.retries -= 1
+        task.attempt += 1
         with self._lock:
-            self._depth -= 1
+            self._outcomes["retried"] += 1
+        self._schedule(task)
+
+    def _finish(self, task: _Task, outcome: str, error: BaseException | None, result: Any = None) -> None:
+        with self._lock:
+            # Already finished, by `close` or by another try.
+            if self._tasks.pop(id(task), None) is None:
+                return
+            self._progress = time.monotonic()
             self._outcomes[outcome] += 1
-            self._latencies.append(time.monotonic() - start)
-        if not outer.set_running_or_notify_cancel():
+            self._latencies.append(self._progress - task.start)
+        if not task.future.set_running_or_notify_cancel():
             return
         if error is not None:
-            outer.set_exception(error)
+            task.future.set_exception(error)
         else:
-            outer.set_result(result)
+            task.future.set_result(result)
+
+    def _look(self) -> None:
+        """Called every now and then: a pool in which nothing ends any more is replaced, its tasks are tried again."""
+        with self._lock:
+            tasks = list(self._tasks.values())
+            limit = self._stall_s + max((task.timeout_s for task in tasks), default=0.0)
+            stalled = bool(tasks) and time.monotonic() - self._progress > limit
+            self._progress = time.monotonic() if stalled else self._progress
+            if not stalled and self._watch is not None:
+                self._start_watch()
+            if stalled:
+                tasks = self._abandoned()
+        if stalled:
+            self._stop()
+            for task in tasks:
+                # A stall is mostly another task's doing; the first costs no retry.
+                task.retries += not task.stalled
+                task.stalled = True
+                self._retry(task, f"no worker answered for {limit:g} s")
+
+    def _start_watch(self) -> None:
+        self._watch = threading.Timer(min(5.0, self._stall_s / 2), self._look)
+        self._watch.daemon = True
+        self._watch.start()
 
     def _started(self) -> ProcessPool:
         with self._lock:
@@ -192,6 +258,8 @@ class WorkerPool:
                     context=CleanSpawnContext(),
                 )
                 atexit.register(self.close)
+                if self._watch is None:
+                    self._start_watch()
             return self._pool
 
 
