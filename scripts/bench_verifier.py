@@ -56,7 +56,11 @@ def time_prime_math(samples: list[Sample]) -> dict[str, Any]:
     pairs = [(sample.response, sample.gold) for sample in samples]
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     with ThreadPoolExecutor(_WORKERS) as threads:
-        list(threads.map(lambda i: pool.run(grade_chunk, "prime_math", chunks[i][:2], timeout_s=_CHUNK_LIMIT_S), range(_WORKERS)))
+        list(
+            threads.map(
+                lambda i: pool.run(grade_chunk, "prime_math", chunks[i][:2], timeout_s=_CHUNK_LIMIT_S), range(_WORKERS)
+            )
+        )
 
     def one(chunk: list[tuple[str, str]]) -> list[tuple[bool, float]]:
         try:

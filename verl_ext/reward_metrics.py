@@ -63,7 +63,7 @@ def _before_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
             fetched = transfer_queue.kv_batch_get(
                 keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
             )
-            fields = fetched["extra_fields"].tolist()
+            fields = [getattr(field, "data", field) for field in fetched["extra_fields"]]
             infos = [field.get("reward_extra_info", {}) for field in fields if isinstance(field, dict)]
             found = verdict_metrics(infos)
             metrics.update(found)

@@ -34,7 +34,7 @@ def _service_and_workers(marker: str) -> tuple[list[int], list[int]]:
 
 def _kill_now_and_then(marker: str, over: threading.Event, killed: list[str]) -> None:
     rng = random.Random(0)
-    while not over.wait(rng.uniform(1.0, 3.0)):
+    while not over.wait(rng.uniform(2.0, 5.0)):
         try:
             service, workers = _service_and_workers(marker)
             # The service twice, its workers as often as there is time.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import transfer_queue
 from omegaconf import OmegaConf
+from tensordict import NonTensorStack, TensorDict
 
 from verl_ext.reward_metrics import VerifiersOutOfOrder, _before_advantage, verdict_metrics
 
@@ -32,8 +33,8 @@ def test_nothing_of_ours() -> None:
 
 
 def run_step(monkeypatch: pytest.MonkeyPatch, infos: list[dict[str, Any]], manager: str = "spro") -> dict[str, float]:
-    fields = SimpleNamespace(tolist=lambda: [{"reward_extra_info": one} for one in infos])
-    monkeypatch.setattr(transfer_queue, "kv_batch_get", lambda **_: {"extra_fields": fields})
+    fields = NonTensorStack(*({"reward_extra_info": one} for one in infos))
+    monkeypatch.setattr(transfer_queue, "kv_batch_get", lambda **_: TensorDict({"extra_fields": fields}, len(infos)))
     config = OmegaConf.create({"reward": {"reward_manager": {"name": manager}}})
     trainer = SimpleNamespace(config=config, global_steps=7)
     metrics: dict[str, float] = {}

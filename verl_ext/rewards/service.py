@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 # Waiting threads, many more than processes: most responses need no process, and those must not queue behind the others.
 _THREADS = 64
 
-# Tries of a verification whose service died under it.
-_TRIES = 3
+# Tries of a verification whose service or worker died under it, and seconds before the second; twice as many before
+# the third, and so on.
+_TRIES, _PAUSE_S = 4, 0.5
 
 
 class VerifierService:
@@ -81,11 +82,17 @@ class ServiceOfNode:
         )
 
     async def verify(self, verifier: str, response: str, gold: Any) -> tuple[Verdict, float, int]:
-        """As that of `VerifierService`; an infra error where the service dies again and again."""
-        for _ in range(_TRIES):
+        """As that of `VerifierService`; an infra error only where it comes again and again."""
+        detail = ""
+        for attempt in range(_TRIES):
+            await asyncio.sleep(attempt * _PAUSE_S)
             try:
-                return await self._actor.verify.remote(verifier, response, gold)
+                verdict, seconds, queue = await self._actor.verify.remote(verifier, response, gold)
             except ray.exceptions.RayActorError as error:
-                reason = str(error).partition("\n")[0]
+                detail = f"the verifying service died: {str(error).partition(chr(10))[0]}"
                 self._actor = self._start()
-        return Verdict(Kind.INFRA_ERROR, self._settings.wrong, None, f"the verifying service died: {reason}"), 0.0, 0
+                continue
+            if verdict.kind != Kind.INFRA_ERROR:
+                return verdict, seconds, queue
+            detail = verdict.detail
+        return Verdict(Kind.INFRA_ERROR, self._settings.wrong, None, detail), 0.0, 0
