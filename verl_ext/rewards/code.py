@@ -193,7 +193,11 @@ class _Run:
                     raise _Failure(Kind.WRONG, f"{loaded[1]}: {loaded[2]}")
                 self.builtins_defined = tuple(x for x in loaded[1] if isinstance(x, str))
 
-        self._guarded(load)
+        try:
+            self._guarded(load)
+        # What a program wrote on our channel.
+        except (IndexError, TypeError, KeyError):
+            raise _Failure(Kind.WRONG, "the answer has no known form", ended=True) from None
 
     def _test(self, session: Session, test: Call | Script) -> None:
         if isinstance(test, Call):
@@ -203,7 +207,7 @@ class _Run:
 
     def _call(self, session: Session, test: Call) -> None:
         session.send(("call", test.name, encode(test.args), encode(test.keywords)), self._until())
-        answer = session.receive(self._until(), MIB + 16 * len(marshal.dumps(test.expected)))
+        answer = _checked(session.receive(self._until(), MIB + 16 * len(marshal.dumps(test.expected))))
         _refuse_if_raised(answer)
         try:
             if test.from_json:
@@ -267,11 +271,11 @@ class _Run:
             while (said := grader.receive(self.deadline, 64 * MIB))[0] == "call":
                 calls += 1
                 session.send(("call", *said[1:]), self._until())
-                answer = session.receive(self._until(), 4 * MIB)
+                answer = _checked(session.receive(self._until(), 4 * MIB))
                 try:
-                    grader.send([str(x) for x in answer] if answer[0] != "value" else answer, self.deadline)
-                except (ValueError, TypeError, IndexError, KeyError):
-                    raise _Failure(Kind.WRONG, "the returned value cannot be sent") from None
+                    grader.send(answer if answer[0] == "value" else [str(x) for x in answer], self.deadline)
+                except ValueError:
+                    raise _Failure(Kind.WRONG, "the returned value is nested too deep") from None
             results.extend(said)
 
         self._guarded(talk)
@@ -282,9 +286,14 @@ class _Run:
         return results[1]
 
 
-def _refuse_if_raised(answer: Any) -> None:
+def _checked(answer: Any) -> list[Any]:
+    """The answer to a call, if it has the form of one: a program may have written on our channel."""
     if not isinstance(answer, list) or len(answer) < 2 or answer[0] not in ("value", "raised", "missing"):
-        raise _Failure(Kind.WRONG, "the answer has no known form")
+        raise _Failure(Kind.WRONG, "the answer has no known form", ended=True)
+    return answer
+
+
+def _refuse_if_raised(answer: list[Any]) -> None:
     if answer[0] == "missing":
         raise _Failure(Kind.WRONG, f"no function {answer[1]}")
     if answer[0] == "raised":

@@ -28,16 +28,20 @@ class Grader:
 
     def __init__(self, channel: Channel, request: dict[str, Any]) -> None:
         self.channel, self.request = channel, request
+        self.calls = 0
 
     def stand_in(self, name: str) -> Any:
         def ask(*args: Any, **keywords: Any) -> Any:
             sent = [encode(list(args)), encode(keywords)]
             if holds_opaque(sent):
                 raise CannotSend(f"the tests pass {name} an argument that cannot leave its process")
+            self.calls += 1
             self.channel.send(["call", name, *sent])
             answer = self.channel.receive()
             if answer[0] == "value":
                 return decode(answer[1])
+            if answer[0] == "missing":
+                raise ProgramError(f"no function {name}")
             kind = getattr(builtins, answer[1], None)
             # A StopIteration would end a `map` over the tests early, and `all` of nothing is true.
             if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, StopIteration):
@@ -70,6 +74,9 @@ class Grader:
             except CannotSend as error:
                 return ["broken", brief(error)]
             except BaseException as error:  # noqa: BLE001
+                # A module that is not there, a misspelt name: nothing was learned of the program.
+                if not self.calls:
+                    return ["broken", f"{type(error).__name__}: {brief(error)}"]
                 results.append(f"{type(error).__name__}: {brief(error)}")
             if results[-1] and not request["all"]:
                 break

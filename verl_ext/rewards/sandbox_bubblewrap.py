@@ -63,7 +63,6 @@ class LocalSession:
             raise SandboxUnavailable(f"{program} cannot be started: {error}") from error
         finally:
             os.close(info_for_bwrap)
-        os.set_blocking(self.info, False)
         assert self.process.stdin
         assert self.process.stdout
         self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -104,10 +103,27 @@ class LocalSession:
                 pipe.close()
 
     def _find_first_process(self) -> None:
-        """A handle on the namespace's first process, if bwrap has made it; its number could be another's by then."""
-        if self.first_process is None and self.process.poll() is None:
-            with contextlib.suppress(BlockingIOError, OSError, ValueError, KeyError):
-                self.first_process = os.pidfd_open(json.loads(os.read(self.info, 4096))["child-pid"])
+        """Waits for bwrap to say which process is the namespace's first (milliseconds), and takes a handle on it.
+
+        Were bwrap killed before, that process could wait for it for ever, outside of every session. A handle, since its
+        number may be another's later.
+        """
+        said = b""
+        give_up = time.monotonic() + 10
+        while self.first_process is None:
+            try:
+                self._wait(self.info, select.POLLIN, give_up)
+            except OutOfTime:
+                return
+            piece = os.read(self.info, 4096)
+            said += piece
+            number = re.search(rb'"child-pid": *(\d+)\D', said)
+            if number:
+                with contextlib.suppress(ProcessLookupError):
+                    self.first_process = os.pidfd_open(int(number[1]))
+                return
+            if not piece:
+                return
 
     def _wait(self, fd: int, event: int, deadline: float) -> None:
         poll = select.poll()

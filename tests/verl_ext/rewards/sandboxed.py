@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from verl_ext.rewards import code_runner
 from verl_ext.rewards.sandbox import SandboxUnavailable
 from verl_ext.rewards.sandbox_find import find_sandbox
 
@@ -28,9 +29,10 @@ def fenced(program: str) -> str:
     return f"Here it is.\n```python\n{program}\n```\n"
 
 
-def sandboxed_processes() -> list[int]:
-    """Processes of this machine that are, or were, a bubblewrap of ours or run our runner; zombies included."""
-    found = []
+def sandboxed_processes() -> set[int]:
+    """The bubblewraps of this checkout, and those that nobody has collected yet; their namespaces die with them."""
+    runner = str(Path(code_runner.__file__)).encode()
+    found = set()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
@@ -39,8 +41,9 @@ def sandboxed_processes() -> list[int]:
             name, parent = _name_and_parent((folder / "stat").read_text())
         except OSError:
             continue
-        if b"verl_ext.rewards.code_runner" in command or (name == "bwrap" and parent in (1, os.getpid())):
-            found.append(int(folder.name))
+        # A zombie has no command line any more.
+        if runner in command or (name == "bwrap" and parent in (1, os.getpid())):
+            found.add(int(folder.name))
     return found
 
 

@@ -75,7 +75,7 @@ def test_right_programs_are_correct(program: str, tests: Any) -> None:
         ("def f(x): return {x}", ["assert set(f(2)) == {1}"], "assertion failed"),
         ("def f(x): return x", ["assert sorted(f(2)) == [1]"], "TypeError"),
         ("def double(x): return x", HUMANEVAL, "assertion failed"),
-        ("x = 1", HUMANEVAL | {"prompt": ""}, "ProgramError: double"),
+        ("x = 1", HUMANEVAL | {"prompt": ""}, "no function double"),
     ],
 )
 def test_wrong_programs_are_wrong(program: str, tests: Any, detail: str) -> None:
@@ -196,7 +196,7 @@ def test_comparison_of_values() -> None:
     assert not same_call_result(encode([3, 4]), [3])
     assert not same_call_result(encode("3"), 3)
     assert not same_call_result(encode({1, 2}), [1, 2])
-    exact = {"json_like": False, "tolerance": 1e-9}
+    exact: dict[str, Any] = {"json_like": False, "tolerance": 1e-9}
     assert not same_value(encode((1,)), [1], **exact)
     assert not same_value(encode(10**20 + 1), 10**20, **exact)
     assert not same_value(encode([1, 1]), {1}, **exact)
