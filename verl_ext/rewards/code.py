@@ -85,7 +85,6 @@ def verify_code(
         correct; wrong (an error, no such function, a wrong value, too much output); unparseable (no program);
         timeout; grader_error (tests missing or malformed); infra_error (no sandbox, or it did not start).
     """
-    deadline = time.monotonic() + timeout_s
     try:
         plan = plan_of(tests)
     except TestsError as error:
@@ -100,7 +99,10 @@ def verify_code(
         from verl_ext.rewards.sandbox_find import find_sandbox
 
         limits = limits or Limits(cpu_s=int(timeout_s) + 2)
-        run = _Run(sandbox or find_sandbox(), limits, program, plan, deadline, test_timeout_s or timeout_s, partial)
+        # The check of a process's first sandbox is not this program's time.
+        sandbox = sandbox or find_sandbox()
+        deadline = time.monotonic() + timeout_s
+        run = _Run(sandbox, limits, program, plan, deadline, test_timeout_s or timeout_s, partial)
         return run.verdict()
     except SandboxUnavailable as error:
         return Verdict(Kind.INFRA_ERROR, 0.0, program, str(error))
@@ -133,7 +135,9 @@ class _Run:
         if not failures:
             return Verdict(Kind.CORRECT, 1.0, self.program, f"{count} tests")
         passed = (count - len(failures)) / count if self.partial else 0.0
-        return Verdict(failures[0].kind, passed, self.program, failures[0].detail)
+        # The program has a say in this text: no control characters into logs.
+        detail = "".join(x if x.isprintable() else " " for x in failures[0].detail)
+        return Verdict(failures[0].kind, passed, self.program, detail)
 
     def _one_by_one(self, tests: list[Call] | list[Script]) -> list[_Failure]:
         """The failures. The sandbox is started anew after a test that ended it, for the rest of partial credit."""
@@ -206,7 +210,10 @@ class _Run:
             self._script(session, test)
 
     def _call(self, session: Session, test: Call) -> None:
-        session.send(("call", test.name, encode(test.args), encode(test.keywords)), self._until())
+        try:
+            session.send(("call", test.name, encode(test.args), encode(test.keywords)), self._until())
+        except (ValueError, RecursionError) as error:
+            raise TestsError(f"the arguments of a test cannot be sent: {error}") from error
         answer = _checked(session.receive(self._until(), MIB + 16 * len(marshal.dumps(test.expected))))
         _refuse_if_raised(answer)
         try:
@@ -222,7 +229,10 @@ class _Run:
 
     def _script(self, session: Session, test: Script) -> None:
         cap = MIB + 4 * len(test.expected)
-        session.send(("run", test.stdin.encode("utf-8", "surrogatepass"), cap), self._until())
+        stdin = test.stdin.encode("utf-8", "surrogatepass")
+        if max(len(stdin), len(test.expected)) > self.limits.file_mb * MIB:
+            raise TestsError(f"a test's input or output is larger than the {self.limits.file_mb} MiB of a file")
+        session.send(("run", stdin, cap), self._until())
         said = session.receive(self._until(), MIB)
         if said[0] == "infra":
             raise SandboxUnavailable(said[1])

@@ -13,10 +13,11 @@ class CannotSend(BaseException):
     """The tests need something that the separation of the two processes does not allow."""
 
 
-def holds_opaque(encoded: Any) -> bool:
+def opaque_in(encoded: Any) -> str:
+    """The name of a type in there that has no encoding, or nothing."""
     if type(encoded) is not list or not encoded:
-        return False
-    return encoded[0] == "o" or any(holds_opaque(x) for x in encoded)
+        return ""
+    return encoded[1] if encoded[0] == "o" else next(filter(None, map(opaque_in, encoded)), "")
 
 
 class ProgramError(Exception):
@@ -33,7 +34,11 @@ class Grader:
     def stand_in(self, name: str) -> Any:
         def ask(*args: Any, **keywords: Any) -> Any:
             sent = [encode(list(args)), encode(keywords)]
-            if holds_opaque(sent):
+            opaque = opaque_in(sent)
+            # An object that the program returned is the program's fault; anything else is the tests'.
+            if opaque.endswith(".Opaque"):
+                raise ProgramError(f"{name} would need an object that the program returned")
+            if opaque:
                 raise CannotSend(f"the tests pass {name} an argument that cannot leave its process")
             self.calls += 1
             self.channel.send(["call", name, *sent])
