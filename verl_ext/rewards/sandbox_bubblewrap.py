@@ -252,7 +252,9 @@ def _arguments(folder_mb: int) -> list[str]:
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     arguments += ["--size", str(folder_mb * MIB), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     arguments += ["--clearenv"]
-    for name, value in {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/shared"}.items():
+    # One arena: each of glibc's reserves 64 MiB of the address space that a thread would need.
+    environment = {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/shared", "MALLOC_ARENA_MAX": "1"}
+    for name, value in environment.items():
         arguments += ["--setenv", name, value]
     # -S and -I: no site, no user folder, no environment; -X utf8 whatever the locale.
     return [*arguments, f"/python/bin/{version}", "-I", "-S", "-E", "-B", "-X", "utf8", "-c", _START]

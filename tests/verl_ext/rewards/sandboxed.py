@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from verl_ext.rewards import code_runner
 from verl_ext.rewards.sandbox import SandboxUnavailable
 from verl_ext.rewards.sandbox_find import find_sandbox
 
@@ -30,19 +29,19 @@ def fenced(program: str) -> str:
 
 
 def sandboxed_processes() -> set[int]:
-    """The bubblewraps of this checkout, and those that nobody has collected yet; their namespaces die with them."""
-    runner = str(Path(code_runner.__file__)).encode()
+    """The bubblewraps that are children of this process, and those that lost their parent; zombies included.
+
+    Whatever runs in a namespace dies with its first process, which is such a bubblewrap or the child of one.
+    """
     found = set()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            command = (folder / "cmdline").read_bytes()
             name, parent = _name_and_parent((folder / "stat").read_text())
         except OSError:
             continue
-        # A zombie has no command line any more.
-        if runner in command or (name == "bwrap" and parent in (1, os.getpid())):
+        if name == "bwrap" and parent in (1, os.getpid()):
             found.add(int(folder.name))
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox, open_descriptors, sandboxed_processes
-from verl_ext.rewards import Kind, sandbox_find, verify_code
+from verl_ext.rewards import Kind, sandbox_bubblewrap, sandbox_find, verify_code
 from verl_ext.rewards.sandbox import Limits, ProgramEnded, SandboxUnavailable, load_request
 from verl_ext.rewards.sandbox_bubblewrap import BubblewrapSandbox
 from verl_ext.rewards.sandbox_find import check_isolation, find_sandbox
@@ -156,3 +156,24 @@ def test_the_probe_names_what_it_reached(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sandbox_find, "__file__", "/python/runner")
     with pytest.raises(SandboxUnavailable, match="reached /python/runner"):
         check_isolation(BubblewrapSandbox())
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("without", "more", "found"),
+    [("--unshare-net", (), "the host's network"), ("", ("--setenv", "TOKEN", "x"), "the environment"),
+     ("", ("--ro-bind", "/etc", "/etc"), "/etc/passwd")],
+)  # fmt: skip
+def test_the_probe_finds_a_hole(
+    monkeypatch: pytest.MonkeyPatch, without: str, more: tuple[str, ...], found: str
+) -> None:
+    given = [x for x in sandbox_bubblewrap._arguments(64) if x != without]
+    monkeypatch.setattr(sandbox_bubblewrap, "_arguments", lambda folder_mb: more_before(given, more))
+    with pytest.raises(SandboxUnavailable, match=f"reached.*{found}"):
+        check_isolation(BubblewrapSandbox())
+
+
+def more_before(arguments: list[str], more: tuple[str, ...]) -> list[str]:
+    """Options must come before the command, and mounts before the root is made read-only."""
+    at = arguments.index("--setenv") if "--setenv" in more else arguments.index("--size")
+    return [*arguments[:at], *more, *arguments[at:]]
