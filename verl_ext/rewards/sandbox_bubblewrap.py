@@ -236,7 +236,7 @@ def _arguments(folder_mb: int) -> list[str]:
     binds = [(interpreter, f"/python/bin/{version}"), (str(library), inside)]
     for name, path in _libraries(interpreter, library / "lib-dynload"):
         # The loader has to stand where the interpreter names it; the rest is found by LD_LIBRARY_PATH.
-        binds.append((path, name if name.startswith("/") else f"/python/shared/{name}"))
+        binds.append((path, name if name.startswith("/") else f"/python/libraries/{name}"))
     for name in RUNNER:
         # As a namespace package, without the project's own `__init__`.
         binds.append((str(Path(__file__).with_name(name)), f"{_RUNNER_AT}/verl_ext/rewards/{name}"))
@@ -253,7 +253,7 @@ def _arguments(folder_mb: int) -> list[str]:
     arguments += ["--size", str(folder_mb * MIB), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     arguments += ["--clearenv"]
     # One arena: each of glibc's reserves 64 MiB of the address space that a thread would need.
-    environment = {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/shared", "MALLOC_ARENA_MAX": "1"}
+    environment = {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/libraries", "MALLOC_ARENA_MAX": "1"}
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
     # -S and -I: no site, no user folder, no environment; -X utf8 whatever the locale.
