@@ -13,10 +13,11 @@ class CannotSend(BaseException):
     """The tests need something that the separation of the two processes does not allow."""
 
 
-def holds_opaque(encoded: Any) -> bool:
+def opaque_in(encoded: Any) -> str:
+    """The name of a type in there that has no encoding, or nothing."""
     if type(encoded) is not list or not encoded:
-        return False
-    return encoded[0] == "o" or any(holds_opaque(x) for x in encoded)
+        return ""
+    return encoded[1] if encoded[0] == "o" else next(filter(None, map(opaque_in, encoded)), "")
 
 
 class ProgramError(Exception):
@@ -28,16 +29,24 @@ class Grader:
 
     def __init__(self, channel: Channel, request: dict[str, Any]) -> None:
         self.channel, self.request = channel, request
+        self.calls = 0
 
     def stand_in(self, name: str) -> Any:
         def ask(*args: Any, **keywords: Any) -> Any:
             sent = [encode(list(args)), encode(keywords)]
-            if holds_opaque(sent):
+            opaque = opaque_in(sent)
+            # An object that the program returned is the program's fault; anything else is the tests'.
+            if opaque.endswith(".Opaque"):
+                raise ProgramError(f"{name} would need an object that the program returned")
+            if opaque:
                 raise CannotSend(f"the tests pass {name} an argument that cannot leave its process")
+            self.calls += 1
             self.channel.send(["call", name, *sent])
             answer = self.channel.receive()
             if answer[0] == "value":
                 return decode(answer[1])
+            if answer[0] == "missing":
+                raise ProgramError(f"no function {name}")
             kind = getattr(builtins, answer[1], None)
             # A StopIteration would end a `map` over the tests early, and `all` of nothing is true.
             if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, StopIteration):
@@ -70,6 +79,9 @@ class Grader:
             except CannotSend as error:
                 return ["broken", brief(error)]
             except BaseException as error:  # noqa: BLE001
+                # A module that is not there, a misspelt name: nothing was learned of the program.
+                if not self.calls:
+                    return ["broken", f"{type(error).__name__}: {brief(error)}"]
                 results.append(f"{type(error).__name__}: {brief(error)}")
             if results[-1] and not request["all"]:
                 break

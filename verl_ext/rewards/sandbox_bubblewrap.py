@@ -63,7 +63,6 @@ class LocalSession:
             raise SandboxUnavailable(f"{program} cannot be started: {error}") from error
         finally:
             os.close(info_for_bwrap)
-        os.set_blocking(self.info, False)
         assert self.process.stdin
         assert self.process.stdout
         self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -104,10 +103,27 @@ class LocalSession:
                 pipe.close()
 
     def _find_first_process(self) -> None:
-        """A handle on the namespace's first process, if bwrap has made it; its number could be another's by then."""
-        if self.first_process is None and self.process.poll() is None:
-            with contextlib.suppress(BlockingIOError, OSError, ValueError, KeyError):
-                self.first_process = os.pidfd_open(json.loads(os.read(self.info, 4096))["child-pid"])
+        """Waits for bwrap to say which process is the namespace's first (milliseconds), and takes a handle on it.
+
+        Were bwrap killed before, that process could wait for it for ever, outside of every session. A handle, since its
+        number may be another's later.
+        """
+        said = b""
+        give_up = time.monotonic() + 10
+        while self.first_process is None:
+            try:
+                self._wait(self.info, select.POLLIN, give_up)
+            except OutOfTime:
+                return
+            piece = os.read(self.info, 4096)
+            said += piece
+            number = re.search(rb'"child-pid": *(\d+)\D', said)
+            if number:
+                with contextlib.suppress(ProcessLookupError):
+                    self.first_process = os.pidfd_open(int(number[1]))
+                return
+            if not piece:
+                return
 
     def _wait(self, fd: int, event: int, deadline: float) -> None:
         poll = select.poll()
@@ -220,7 +236,7 @@ def _arguments(folder_mb: int) -> list[str]:
     binds = [(interpreter, f"/python/bin/{version}"), (str(library), inside)]
     for name, path in _libraries(interpreter, library / "lib-dynload"):
         # The loader has to stand where the interpreter names it; the rest is found by LD_LIBRARY_PATH.
-        binds.append((path, name if name.startswith("/") else f"/python/shared/{name}"))
+        binds.append((path, name if name.startswith("/") else f"/python/libraries/{name}"))
     for name in RUNNER:
         # As a namespace package, without the project's own `__init__`.
         binds.append((str(Path(__file__).with_name(name)), f"{_RUNNER_AT}/verl_ext/rewards/{name}"))
@@ -236,7 +252,9 @@ def _arguments(folder_mb: int) -> list[str]:
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     arguments += ["--size", str(folder_mb * MIB), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     arguments += ["--clearenv"]
-    for name, value in {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/shared"}.items():
+    # One arena: each of glibc's reserves 64 MiB of the address space that a thread would need.
+    environment = {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "LD_LIBRARY_PATH": "/python/libraries", "MALLOC_ARENA_MAX": "1"}
+    for name, value in environment.items():
         arguments += ["--setenv", name, value]
     # -S and -I: no site, no user folder, no environment; -X utf8 whatever the locale.
     return [*arguments, f"/python/bin/{version}", "-I", "-S", "-E", "-B", "-X", "utf8", "-c", _START]

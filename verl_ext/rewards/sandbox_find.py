@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from verl_ext.rewards.sandbox_bubblewrap import BubblewrapSandbox
 # Tries what must not work, and prints what did.
 _PROBE = """
 import json, os, socket, sys
-paths = json.loads(sys.stdin.read())
+paths, port = json.loads(sys.stdin.read())
+ours = {"HOME", "LC_ALL", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "PWD"}
 holes = [x for x in paths if os.path.exists(x)]
 def works(name, action):
     try:
@@ -30,12 +32,12 @@ def works(name, action):
     except BaseException:
         return
     holes.append(name)
-works("network", lambda: socket.create_connection(("127.0.0.1", paths and 1), 0.2))
-works("other interfaces", lambda: [1 / (len(socket.if_nameindex()) <= 1 and 0)])
+works("the host's network", lambda: socket.create_connection(("127.0.0.1", port), 1))
+works("an interface", lambda: 1 / (len(socket.if_nameindex()) > 1))
 works("writing beside its folder", lambda: open("/probe", "w"))
 works("writing to the interpreter", lambda: open(os.__file__, "a"))
 works("fork", os.fork)
-works("environment", lambda: 1 / len(set(os.environ) - {"HOME", "LC_ALL", "LD_LIBRARY_PATH", "PWD"}))
+works("the environment", lambda: 1 / len(set(os.environ) - ours))
 print(json.dumps(holes))
 """
 
@@ -54,10 +56,12 @@ def check_isolation(sandbox: Sandbox, timeout_s: float = 10.0) -> None:
     paths = [x for x in paths if x not in ("/", "/tmp")]
     limits = Limits()
     try:
-        with sandbox.start(limits) as session:
+        # Something that would answer if the network were the host's.
+        with socket.create_server(("127.0.0.1", 0)) as listener, sandbox.start(limits) as session:
+            port = listener.getsockname()[1]
             session.send(load_request("script", [[_PROBE]], limits), deadline)
             session.receive(deadline, 1000)
-            session.send(("run", json.dumps(paths).encode(), 100_000), deadline)
+            session.send(("run", json.dumps([paths, port]).encode(), 100_000), deadline)
             said = session.receive(deadline, 100_000)
             if said[1]:
                 raise SandboxUnavailable(f"the sandbox's probe failed: {said[3]}")

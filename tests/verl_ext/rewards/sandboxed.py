@@ -28,19 +28,21 @@ def fenced(program: str) -> str:
     return f"Here it is.\n```python\n{program}\n```\n"
 
 
-def sandboxed_processes() -> list[int]:
-    """Processes of this machine that are, or were, a bubblewrap of ours or run our runner; zombies included."""
-    found = []
+def sandboxed_processes() -> set[int]:
+    """The bubblewraps that are children of this process, and those that lost their parent; zombies included.
+
+    Whatever runs in a namespace dies with its first process, which is such a bubblewrap or the child of one.
+    """
+    found = set()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            command = (folder / "cmdline").read_bytes()
             name, parent = _name_and_parent((folder / "stat").read_text())
         except OSError:
             continue
-        if b"verl_ext.rewards.code_runner" in command or (name == "bwrap" and parent in (1, os.getpid())):
-            found.append(int(folder.name))
+        if name == "bwrap" and parent in (1, os.getpid()):
+            found.add(int(folder.name))
     return found
 
 

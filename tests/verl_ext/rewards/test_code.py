@@ -75,7 +75,7 @@ def test_right_programs_are_correct(program: str, tests: Any) -> None:
         ("def f(x): return {x}", ["assert set(f(2)) == {1}"], "assertion failed"),
         ("def f(x): return x", ["assert sorted(f(2)) == [1]"], "TypeError"),
         ("def double(x): return x", HUMANEVAL, "assertion failed"),
-        ("x = 1", HUMANEVAL | {"prompt": ""}, "ProgramError: double"),
+        ("x = 1", HUMANEVAL | {"prompt": ""}, "no function double"),
     ],
 )
 def test_wrong_programs_are_wrong(program: str, tests: Any, detail: str) -> None:
@@ -140,6 +140,34 @@ def test_tests_that_cannot_test_are_no_pass(tests: Any) -> None:
 
 
 @needs_sandbox
+def test_a_program_cannot_make_its_failure_the_graders() -> None:
+    tests = ["x = f(1)\nassert f(x) == 2"]
+    assert verify_code(fenced("def f(x): return x if x == 1 else 2"), tests).kind is Kind.WRONG
+    assert verify_code(fenced("def f(x): return object()"), tests).kind is Kind.WRONG
+    assert verify_code(fenced("def f(x): raise ModuleNotFoundError"), tests).kind is Kind.WRONG
+    assert verify_code(fenced("import numpy\ndef f(x): return 2"), tests).kind is Kind.WRONG
+
+
+@needs_sandbox
+def test_tests_that_the_sandbox_cannot_take() -> None:
+    huge = {"inputs": ["1" * (2 << 20)], "outputs": ["1"]}
+    assert verify_code(fenced("print(1)"), huge).kind is Kind.CORRECT
+    assert verify_code(fenced("print(1)"), huge, limits=Limits(file_mb=1)).kind is Kind.GRADER_ERROR
+    deep: list[Any] = []
+    for _ in range(3000):
+        deep = [deep]
+    verdict = verify_code(fenced("def f(x): return 1"), {"fn_name": "f", "inputs": [[deep]], "outputs": [1]})
+    assert verdict.kind is Kind.GRADER_ERROR
+
+
+@needs_sandbox
+def test_details_are_printable() -> None:
+    verdict = verify_code(fenced("raise ValueError('\\x1b[2J\\n\\ud800')"), ["assert f(1) == 1"])
+    assert verdict.kind is Kind.WRONG
+    assert verdict.detail.isprintable()
+
+
+@needs_sandbox
 def test_a_helper_of_the_prompt_is_the_tests_own() -> None:
     tests = {
         "prompt": "def helper(x):\n    return x + 1\n\ndef f(x):\n    '''Undo helper.'''\n",
@@ -196,7 +224,7 @@ def test_comparison_of_values() -> None:
     assert not same_call_result(encode([3, 4]), [3])
     assert not same_call_result(encode("3"), 3)
     assert not same_call_result(encode({1, 2}), [1, 2])
-    exact = {"json_like": False, "tolerance": 1e-9}
+    exact: dict[str, Any] = {"json_like": False, "tolerance": 1e-9}
     assert not same_value(encode((1,)), [1], **exact)
     assert not same_value(encode(10**20 + 1), 10**20, **exact)
     assert not same_value(encode([1, 1]), {1}, **exact)

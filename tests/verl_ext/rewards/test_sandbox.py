@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox, open_descriptors, sandboxed_processes
-from verl_ext.rewards import Kind, sandbox_find, verify_code
+from verl_ext.rewards import Kind, sandbox_bubblewrap, sandbox_find, verify_code
 from verl_ext.rewards.sandbox import Limits, ProgramEnded, SandboxUnavailable, load_request
 from verl_ext.rewards.sandbox_bubblewrap import BubblewrapSandbox
 from verl_ext.rewards.sandbox_find import check_isolation, find_sandbox
@@ -95,12 +95,22 @@ def test_standard_modules_of_solutions_import() -> None:
 @needs_sandbox
 def test_killing_leaves_no_process_and_no_descriptor() -> None:
     output_of("print(1)")
-    before = open_descriptors()
+    before, running = open_descriptors(), sandboxed_processes()
     for program in ("while True: pass", "print(1)", "import time; time.sleep(100)"):
         response = fenced(f"import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\n{program}")
         verify_code(response, {"inputs": [""], "outputs": ["1"]}, timeout_s=0.7)
     assert open_descriptors() == before
-    assert not sandboxed_processes()
+    assert not sandboxed_processes() - running
+
+
+@needs_sandbox
+def test_a_sandbox_that_is_killed_while_it_starts_leaves_nothing() -> None:
+    # Bubblewrap's own first process waits for ever where its parent is killed too early.
+    running = sandboxed_processes()
+    for wait_ms in range(0, 20, 2):
+        with BubblewrapSandbox().start(Limits()), BubblewrapSandbox().start(Limits()):
+            time.sleep(wait_ms / 1000)
+    assert not sandboxed_processes() - running
 
 
 @needs_sandbox
@@ -146,3 +156,24 @@ def test_the_probe_names_what_it_reached(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sandbox_find, "__file__", "/python/runner")
     with pytest.raises(SandboxUnavailable, match="reached /python/runner"):
         check_isolation(BubblewrapSandbox())
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("without", "more", "found"),
+    [("--unshare-net", (), "the host's network"), ("", ("--setenv", "TOKEN", "x"), "the environment"),
+     ("", ("--ro-bind", "/etc", "/etc"), "/etc/passwd")],
+)  # fmt: skip
+def test_the_probe_finds_a_hole(
+    monkeypatch: pytest.MonkeyPatch, without: str, more: tuple[str, ...], found: str
+) -> None:
+    given = [x for x in sandbox_bubblewrap._arguments(64) if x != without]
+    monkeypatch.setattr(sandbox_bubblewrap, "_arguments", lambda folder_mb: more_before(given, more))
+    with pytest.raises(SandboxUnavailable, match=f"reached.*{found}"):
+        check_isolation(BubblewrapSandbox())
+
+
+def more_before(arguments: list[str], more: tuple[str, ...]) -> list[str]:
+    """Options must come before the command, and mounts before the root is made read-only."""
+    at = arguments.index("--setenv") if "--setenv" in more else arguments.index("--size")
+    return [*arguments[:at], *more, *arguments[at:]]
