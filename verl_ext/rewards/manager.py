@@ -24,6 +24,11 @@ from verl_ext.rewards.verifiers import verdict_of_result
 _SHOWN = 200
 
 
+def _printable(text: str) -> str:
+    """What a file and a column of strings can hold of a model's text."""
+    return text[:_SHOWN].encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 @register(MANAGER)
 class SproRewardManager(RewardManagerBase):
     """Routes a response to its verifier. Settings: `reward.reward_kwargs` (see `RewardSettings`)."""
@@ -63,8 +68,8 @@ class SproRewardManager(RewardManagerBase):
         info = {
             "acc": float(verdict.kind == Kind.CORRECT),
             "kind": str(verdict.kind),
-            "extracted": (verdict.extracted or "")[:_SHOWN],
-            "detail": verdict.detail[:_SHOWN],
+            "extracted": _printable(verdict.extracted or ""),
+            "detail": _printable(verdict.detail),
             "verify_s": seconds,
             "verify_queue": queue,
         }
