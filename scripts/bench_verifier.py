@@ -26,7 +26,7 @@ from verl_ext.rewards.pool import TaskTimeout, WorkerPool
 
 _WORKERS = 2
 _CHUNK = 20
-_CHUNK_LIMIT_S = 120.0
+_CHUNK_LIMIT_S = 200.0
 
 
 def time_ours(samples: list[Sample], memo: bool, in_flight: int) -> dict[str, Any]:

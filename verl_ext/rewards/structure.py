@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from verl_ext.rewards.closed_form import same_closed_form
 from verl_ext.rewards.normalise import key, unwrap_text
 from verl_ext.rewards.numeric import could_be_list, read_number, same_number
 
@@ -86,7 +87,8 @@ def compare_leaf(gold: str, answer: str, leaf: Leaf) -> bool | None:
             return True
         if _WORDS.fullmatch(answer_words) or read_number(answer) is not None:
             return False
-    return leaf(gold, answer)
+    closed = same_closed_form(gold, answer)
+    return leaf(gold, answer) if closed is None else closed
 
 
 def _compare_parts(
