@@ -86,6 +86,7 @@ DIFFERENT = [
     ("11/2", "1 1/2"),
     ("12", "1 2"),
     ("5", r"5 \text{ million}"),
+    (r"\sin(t)^2", r"1+\cos(t)^2"),
 ]
 
 
@@ -134,17 +135,17 @@ def test_cheap_cases_need_no_worker() -> None:
 def test_memo_keeps_verdicts(pool: WorkerPool) -> None:
     clear_memo()
     for _ in range(3):
-        assert verify_math(boxed("(a+b)^2"), "a^2+2ab+b^2", pool=pool).kind is Kind.CORRECT
+        assert verify_math(boxed(r"1-\cos(t)^2"), r"\sin(t)^2", pool=pool).kind is Kind.CORRECT
     before = pool.stats().outcomes["done"]
-    verify_math(boxed("(a+b)^2"), "a^2+2ab+b^2", pool=pool)
+    verify_math(boxed(r"1-\cos(t)^2"), r"\sin(t)^2", pool=pool)
     assert pool.stats().outcomes["done"] == before
-    verify_math(boxed("(a+b)^2"), "a^2+2ab+b^2", pool=pool, memo=False)
+    verify_math(boxed(r"1-\cos(t)^2"), r"\sin(t)^2", pool=pool, memo=False)
     assert pool.stats().outcomes["done"] == before + 1
 
 
 def test_from_asyncio(pool: WorkerPool) -> None:
     async def all_of_them() -> list[Kind]:
-        calls = [verify_math_async(boxed(f"(x+{i})^2"), f"x^2+{2 * i}x+{i * i}", pool=pool) for i in range(1, 6)]
+        calls = [verify_math_async(boxed(f"{i}-{i}\\cos(t)^2"), f"{i}\\sin(t)^2", pool=pool) for i in range(1, 6)]
         return [verdict.kind for verdict in await asyncio.gather(*calls)]
 
     assert asyncio.run(all_of_them()) == [Kind.CORRECT] * 5
