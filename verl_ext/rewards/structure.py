@@ -145,9 +145,10 @@ def _disjoint(union: Parts) -> bool:
 
 
 def _end(text: str) -> Fraction | float | None:
-    infinite = {"\\infty": math.inf, "-\\infty": -math.inf}.get(key(text))
+    if key(text) in ("\\infty", "-\\infty"):
+        return -math.inf if text.startswith("-") else math.inf
     number = read_number(text)
-    return infinite if infinite is not None else number and number.value
+    return number.value if number is not None else None
 
 
 def _all(outcomes: Iterable[bool | None]) -> bool | None:
