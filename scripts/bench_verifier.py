@@ -26,16 +26,12 @@ from verl_ext.rewards.pool import TaskTimeout, WorkerPool
 
 _WORKERS = 2
 _CHUNK = 20
-_CHUNK_LIMIT_S = 120.0
+_CHUNK_LIMIT_S = 200.0
 
 
 def time_ours(samples: list[Sample], memo: bool, in_flight: int) -> dict[str, Any]:
     pool = new_pool(_WORKERS)
-    # Both workers are up when each has answered.
-    with ThreadPoolExecutor(_WORKERS) as threads:
-        list(
-            threads.map(lambda i: verify_math(f"$\\boxed{{x^{i}+1}}$", f"1+x^{i}", memo=False, pool=pool), range(2, 9))
-        )
+    pool.start()
     clear_memo()
 
     def one(sample: Sample) -> tuple[bool, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import time
 
 PEERS = ("prime_math", "math_dapo", "verl math_verify", "math-verify")
@@ -28,6 +29,9 @@ def grade_chunk(name: str, chunk: list[tuple[str, str]]) -> list[tuple[bool, flo
 
 
 def warm_up() -> None:
+    # prime_math forks a process for every comparison by sympy, as it does where verl runs it; a spawned worker would
+    # have it spawn, which fails there and costs it right answers.
+    multiprocessing.set_start_method("fork", force=True)
     for name in PEERS:
         grade(name, r"The answer is $\boxed{x+1}$.", "1+x")
 

@@ -115,6 +115,13 @@ def _interval(rng: random.Random) -> Made:
     return f"(-\\infty,0)\\cup[{a},\\infty)", equal, wrong
 
 
+def _complex(rng: random.Random) -> Made:
+    a, b = rng.randint(2, 30), rng.randint(31, 60)
+    return f"{a}+{b}i", (f"{b}i+{a}", f"{a} + {2 * b}i/2"), (f"{a}-{b}i", f"{b}+{a}i")
+
+
+# Complex numbers, which need a worker, are rarer, as they are in MATH.
 _KINDS: tuple[Callable[[random.Random], Made], ...] = (
-    _integer, _fraction, _decimal, _root, _polynomial, _pi, _tuple, _interval,
-)  # fmt: skip
+    *(_integer, _fraction, _decimal, _root, _polynomial, _pi, _tuple, _interval) * 2,
+    _complex,
+)

@@ -66,6 +66,10 @@ def last_boxed(text: str) -> str | None:
     starts = [match.end() for match in _BOX.finditer(text)]
     if not starts:
         return None
+    # Nearly always the last box is whole, and only its own braces have to be looked at.
+    content = _closed_from(text, starts[-1])
+    if content:
+        return content
     # One pass notes where each brace closes, whatever the number of boxes.
     closing: dict[int, int] = {}
     opened: list[int] = []
@@ -83,6 +87,18 @@ def last_boxed(text: str) -> str | None:
             content = word[0].rstrip("$.,") if word else ""
         if content:
             return content
+    return None
+
+
+def _closed_from(text: str, start: int) -> str | None:
+    """The content of the brace that opens at `start`, if it closes."""
+    if text[start : start + 1] != "{":
+        return None
+    level = 0
+    for match in _BRACE.finditer(text, start):
+        level += (match.group() == "{") - (match.group() == "}")
+        if level == 0 and match.group() == "}":
+            return text[start + 1 : match.start()].strip()
     return None
 
 

@@ -7,6 +7,7 @@ and ``\\right``, spacing commands, degree signs, a trailing full stop and a trai
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _CHARACTERS = str.maketrans(
     {
@@ -98,6 +99,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
+@lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """One spelling of a formula; still LaTeX. Expects at most a few thousand characters."""
     text = text.translate(_CHARACTERS).strip()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import resource
 import signal
 import threading
@@ -135,6 +136,19 @@ class WorkerPool:
     async def run_async(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Any:
         """`submit` and await."""
         return await asyncio.wrap_future(self.submit(function, *arguments, timeout_s=timeout_s))
+
+    def start(self, timeout_s: float = 120.0) -> None:
+        """Wait until every worker has started and warmed up, so that no task waits for it.
+
+        Raises:
+            WorkerLost: a worker cannot start; the message says why.
+        """
+        deadline, seen = time.monotonic() + timeout_s, set[int]()
+        while len(seen) < self.workers:
+            if time.monotonic() > deadline:
+                raise WorkerLost(f"{len(seen)} of {self.workers} workers started within {timeout_s:g} s")
+            futures = [self.submit(_pause, 0.05, timeout_s=timeout_s) for _ in range(self.workers)]
+            seen.update(future.result() for future in futures)
 
     def stats(self) -> Stats:
         with self._lock:
@@ -286,6 +300,11 @@ def _start_worker(warm_up: Callable[[], None] | None, memory_bytes: int, write_f
     if not write_files:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def _pause(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def _limited(timeout_s: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -9,10 +9,14 @@ Comparison has three outcomes: True, False and None where the comparison of two 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 
+from verl_ext.rewards.closed_form import same_closed_form
 from verl_ext.rewards.normalise import key, unwrap_text
 from verl_ext.rewards.numeric import could_be_list, read_number, same_number
 
@@ -86,7 +90,8 @@ def compare_leaf(gold: str, answer: str, leaf: Leaf) -> bool | None:
             return True
         if _WORDS.fullmatch(answer_words) or read_number(answer) is not None:
             return False
-    return leaf(gold, answer)
+    closed = same_closed_form(gold, answer)
+    return leaf(gold, answer) if closed is None else closed
 
 
 def _compare_parts(
@@ -116,8 +121,34 @@ def _compare_parts(
         return _all(same(one, other) for one, other in zip(gold_parts.items, answer_parts.items, strict=True))
     there = _all(_any(same(one, other) for other in answer_parts.items) for one in gold_parts.items)
     if there is False:
-        return "whole" if gold_parts.kind == "union" else False
+        plain = gold_parts.kind == "set" or (_disjoint(gold_parts) and _disjoint(answer_parts))
+        return False if plain else "whole"
     return _all([there, _all(_any(same(one, other) for one in gold_parts.items) for other in answer_parts.items)])
+
+
+def _disjoint(union: Parts) -> bool:
+    """Whether a union is of intervals with known ends, apart from each other: then it is written in one way only."""
+    ends: list[tuple[Fraction | float, Fraction | float, str]] = []
+    for item in union.items:
+        interval = _bracketed(item)
+        if interval is None or len(interval.kind) != 2 or len(interval.items) != 2:
+            return False
+        low, high = (_end(text) for text in interval.items)
+        if low is None or high is None or not low < high:
+            return False
+        ends.append((low, high, interval.kind))
+    ends.sort()
+    return all(
+        one[1] < other[0] or (one[1] == other[0] and one[2][1] == ")" and other[2][0] == "(")
+        for one, other in pairwise(ends)
+    )
+
+
+def _end(text: str) -> Fraction | float | None:
+    if key(text) in ("\\infty", "-\\infty"):
+        return -math.inf if text.startswith("-") else math.inf
+    number = read_number(text)
+    return number.value if number is not None else None
 
 
 def _all(outcomes: Iterable[bool | None]) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_ext.rewards.extract import (
@@ -116,8 +116,8 @@ def test_choice(text: str, letter: str | None) -> None:
 def test_time_is_linear(piece: str) -> None:
     start = time.perf_counter()
     extract(piece * (1_000_000 // len(piece)))
-    # 1 MB; quadratic would be minutes.
-    assert time.perf_counter() - start < 1
+    # 1 MB takes hundredths of a second; quadratic would be minutes.
+    assert time.perf_counter() - start < 5
 
 
 def test_only_the_end_is_read() -> None:
@@ -125,6 +125,7 @@ def test_only_the_end_is_read() -> None:
     assert len(extract("\\boxed{" + "x" * 50_000 + "}") or "") == MAX_ANSWER + 1
 
 
+@settings(deadline=None)
 @given(
     st.text(
         alphabet=st.characters(codec=None) | st.sampled_from("\\{}$#[]()boxed answer is\n0123456789.,"), max_size=200

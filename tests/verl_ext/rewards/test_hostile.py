@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +78,7 @@ NAMES = list(payloads(Path("/"), 1))
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
     workers = new_pool(2)
-    workers.run(support.double, 1, timeout_s=30)
+    workers.start()
     yield workers
     workers.close()
 
@@ -132,8 +130,8 @@ def test_nothing_leaks_in_10000_verdicts() -> None:
 def _soak(count: int, share: float) -> None:
     """Verdicts of which a share is hostile: all there, benign ones right, and no process, file or memory kept."""
     pool = new_pool(2)
-    pool.run(support.double, 1, timeout_s=30)
-    before = (support.descriptors(), os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else [])
+    pool.start()
+    before = support.descriptors()
     samples = [(s.response, s.gold, s.form) for s in responses(count, seed=1)]
     # One deadline each; the others take milliseconds.
     slow = ["9^{9^{9^9}}", "100000!!!", "((9!)!)!", "(" * 900 + "7" + ")" * 900, r"\sqrt{2}^{9^{9^{9}}}"]
@@ -144,7 +142,7 @@ def _soak(count: int, share: float) -> None:
         samples[place] = (f"So $\\boxed{{{hostile}}}$.", "x+7", "hostile")
 
     def one(sample: tuple[str, str, str]) -> Verdict:
-        return verify_math(sample[0], sample[1], timeout_s=0.5 if sample[2] == "hostile" else 10, pool=pool, memo=False)
+        return verify_math(sample[0], sample[1], timeout_s=0.4 if sample[2] == "hostile" else 10, pool=pool, memo=False)
 
     memory = 0
     verdicts: list[Verdict] = []
@@ -159,16 +157,16 @@ def _soak(count: int, share: float) -> None:
         expected = {"wrong": {Kind.WRONG}, "hostile": _BOMB}.get(form, {Kind.CORRECT})
         assert verdict.kind in expected, (form, gold, verdict)
     assert pool.stats().queue_depth == 0
+    # The last hostile one may just have cost a worker.
+    pool.start()
     assert len(support.children() & _pids(pool)) == 2
     gc.collect()
-    # Verdicts themselves are kept here; 16 MiB is far below what a leak of one object per verdict would need at 10 kB.
-    assert support.resident_bytes() - memory < 32 * 2**20
+    # The verdicts themselves are kept here. A leak of the responses would be 8 kB each.
+    assert support.resident_bytes() - memory < max(8 * 2**20, 4_000 * count)
     workers = _pids(pool)
     pool.close()
     assert not workers & support.children()
-    after = (support.descriptors(), os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else [])
-    assert after[0] <= before[0]
-    assert Counter(after[1]) - Counter(before[1]) == Counter()
+    assert support.descriptors() <= before
 
 
 def _pids(pool: WorkerPool) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_ext.rewards.normalise import key, normalise
@@ -76,6 +76,7 @@ def test_same(gold: str, answer: str, same: bool) -> None:
     assert same_number(one, other) is same
 
 
+@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_fractions_of_any_size(value: Fraction) -> None:
     below = value.denominator
@@ -89,6 +90,7 @@ def test_fractions_of_any_size(value: Fraction) -> None:
         assert read_number(normalise(text)) == Number(value)
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12))
 def test_integers_with_separators(value: int) -> None:
     assert read_number(normalise(f"{value:,}")) == read_number(str(value)) == Number(Fraction(value))
@@ -114,6 +116,7 @@ def test_matrix_rows_are_kept() -> None:
     assert key(normalise(r"\begin{pmatrix}1\\[2pt]2\end{pmatrix}")) == r"\begin{pmatrix}1\\2\end{pmatrix}"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec=None) | st.sampled_from("\\{}$^_,. frac0123456789"), max_size=100))
 def test_any_text_survives(text: str) -> None:
     read_number(normalise(text))

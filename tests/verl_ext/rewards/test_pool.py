@@ -119,8 +119,9 @@ def test_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_start_that_fails_says_why() -> None:
     pool = WorkerPool(1, warm_up=support.failing_warm_up)
-    with pytest.raises(WorkerLost, match="ImportError: no such library"):
-        pool.run(support.double, 1, timeout_s=5)
+    for call in (pool.start, lambda: pool.run(support.double, 1, timeout_s=5)):
+        with pytest.raises(WorkerLost, match="ImportError: no such library"):
+            call()
     pool.close()
 
 
