@@ -18,6 +18,9 @@ _LARGE = (1 << 20) // 4
 # many times too large is used as it is.
 _HEADROOM, _TOO_LARGE = 16, 4
 
+# Values in a cache line: a vector that is stored across two of them costs twice, and numpy starts in the middle of one.
+_LINE = 16
+
 _lock = threading.Lock()
 _kept: np.ndarray = np.empty(0, np.float32)
 
@@ -29,10 +32,11 @@ def empty(size: int) -> torch.Tensor:
         return torch.empty(size)
     with _lock:
         # References here: the name, and the argument of the call. A tensor made of it, or any view, would be one more.
-        if sys.getrefcount(_kept) > 2 or not size <= len(_kept) <= _TOO_LARGE * size:
+        if sys.getrefcount(_kept) > 2 or not size + _LINE <= len(_kept) <= _TOO_LARGE * size:
             # numpy asks for huge pages, which torch does only if told so by a variable of the environment.
-            _kept = np.empty(size + size // _HEADROOM, np.float32)
-        return torch.from_numpy(_kept)[:size]
+            _kept = np.empty(size + size // _HEADROOM + _LINE, np.float32)
+        skip = -(_kept.ctypes.data // _kept.itemsize) % _LINE
+        return torch.from_numpy(_kept)[skip : skip + size]
 
 
 def release() -> None:

@@ -48,6 +48,11 @@ def test_not_while_anything_refers_to_it(hold) -> None:
     del held
 
 
+@pytest.mark.parametrize("size", [SIZE, SIZE + 3, 5 * SIZE])
+def test_it_begins_with_a_cache_line(size: int) -> None:
+    assert buffers.empty(size).data_ptr() % 64 == 0
+
+
 def test_two_results_are_two() -> None:
     x = torch.randn(64, SIZE // 64)
     arguments = (x, x * 2, torch.ones_like(x, dtype=torch.bool), torch.arange(64.0), torch.arange(64) // 8)
