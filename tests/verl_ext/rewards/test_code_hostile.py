@@ -191,5 +191,5 @@ def test_nothing_leaks() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_leaks_in_thousands() -> None:
-    _many(5000)
+def test_nothing_leaks_in_fifteen_hundred() -> None:
+    _many(1500)
