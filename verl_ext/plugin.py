@@ -27,6 +27,7 @@ EXTENSIONS = (
     "preflight",
     "resume",
     "reward_checks",
+    "reward_dumps",
     "reward_metrics",
     "tracking",
     "weight_socket",

@@ -51,20 +51,32 @@ def _require_order(infos: Sequence[dict[str, Any]], metrics: dict[str, float], l
     )
 
 
+def is_ours(config: Any) -> bool:
+    """Whether a run uses the reward manager whose verdicts have kinds."""
+    from omegaconf import OmegaConf
+
+    from verl_ext.rewards.settings import MANAGER
+
+    return OmegaConf.select(config, "reward.reward_manager.name") == MANAGER
+
+
+def infos_of(batch: Any) -> list[dict[str, Any]]:
+    """What the reward manager said of each row of a V1 batch; empty where it said nothing."""
+    import transfer_queue
+
+    fetched = transfer_queue.kv_batch_get(
+        keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
+    )
+    fields = [getattr(field, "data", field) for field in fetched["extra_fields"]]
+    return [field.get("reward_extra_info", {}) if isinstance(field, dict) else {} for field in fields]
+
+
 def _before_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-        from omegaconf import OmegaConf
+        from verl_ext.rewards.settings import RewardSettings
 
-        from verl_ext.rewards.settings import MANAGER, RewardSettings
-
-        if OmegaConf.select(self.config, "reward.reward_manager.name") == MANAGER:
-            import transfer_queue
-
-            fetched = transfer_queue.kv_batch_get(
-                keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"]
-            )
-            fields = [getattr(field, "data", field) for field in fetched["extra_fields"]]
-            infos = [field.get("reward_extra_info", {}) for field in fields if isinstance(field, dict)]
+        if is_ours(self.config):
+            infos = infos_of(batch)
             found = verdict_metrics(infos)
             metrics.update(found)
             limit = RewardSettings.from_config(self.config).max_infra_error_frac
