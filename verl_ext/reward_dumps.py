@@ -13,13 +13,15 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext.patching import on_import, target, wrap
-from verl_ext.reward_metrics import infos_of, is_ours
+from verl_ext.reward_metrics import infos_of
 
 _SHOWN = ("kind", "extracted", "detail", "verify_s")
 
 
 def _with_verdicts(original: Callable[..., Any]) -> Callable[..., Any]:
     def _log_rollout_data(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        from verl_ext.rewards.settings import is_ours
+
         if not is_ours(self.config):
             return original(self, batch, *args, **kwargs)
         info_of = dict(zip(batch.keys, infos_of(batch), strict=True))

@@ -51,15 +51,6 @@ def _require_order(infos: Sequence[dict[str, Any]], metrics: dict[str, float], l
     )
 
 
-def is_ours(config: Any) -> bool:
-    """Whether a run uses the reward manager whose verdicts have kinds."""
-    from omegaconf import OmegaConf
-
-    from verl_ext.rewards.settings import MANAGER
-
-    return OmegaConf.select(config, "reward.reward_manager.name") == MANAGER
-
-
 def infos_of(batch: Any) -> list[dict[str, Any]]:
     """What the reward manager said of each row of a V1 batch; empty where it said nothing."""
     import transfer_queue
@@ -73,7 +64,7 @@ def infos_of(batch: Any) -> list[dict[str, Any]]:
 
 def _before_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-        from verl_ext.rewards.settings import RewardSettings
+        from verl_ext.rewards.settings import RewardSettings, is_ours
 
         if is_ours(self.config):
             infos = infos_of(batch)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from recipe.spro.advantage.interface import BASELINES, PROCESSES, SIGNS
 from recipe.spro.advantage.steps import STEPS
+from verl_ext.settings_group import SettingsGroup, is_number
 
 _GROUP = "algorithm.spro"
 
 
 class SettingsError(ValueError):
     """A key or value of `algorithm.spro` that is not allowed."""
+
+
+_SETTINGS = SettingsGroup(_GROUP, SettingsError, example="beta=0.01")
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class SproSettings:
     allow_rollout_log_probs: bool = False
 
     def __post_init__(self) -> None:
-        _require(_is_number(self.beta) and self.beta >= 0, "beta", self.beta, "a finite number >= 0")
-        _require(
-            self.max_process_share is None or (_is_number(self.max_process_share) and self.max_process_share > 0),
+        _SETTINGS.require(is_number(self.beta) and self.beta >= 0, "beta", self.beta, "a finite number >= 0")
+        _SETTINGS.require(
+            self.max_process_share is None or (is_number(self.max_process_share) and self.max_process_share > 0),
             "max_process_share",
             self.max_process_share,
             "null (no bound, the paper's form) or a finite number > 0",
@@ -65,14 +64,14 @@ class SproSettings:
         self._check_delimiters()
         _require_one_of("baseline", self.baseline, BASELINES)
         _require_one_of("process", self.process, PROCESSES)
-        _require(
+        _SETTINGS.require(
             self.process_sign in SIGNS and not isinstance(self.process_sign, bool),
             "process_sign",
             self.process_sign,
             "1 or -1",
         )
         for key in ("gate_degenerate_groups", "allow_rollout_log_probs"):
-            _require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
+            _SETTINGS.require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
 
     def _check_delimiters(self) -> None:
         texts = self.step_delimiters
@@ -96,31 +95,8 @@ class SproSettings:
         Raises:
             SettingsError: an unknown key or a bad value.
         """
-        if OmegaConf.is_config(group):
-            group = OmegaConf.to_container(group, resolve=True)
-        if group is None:
-            return cls()
-        if not isinstance(group, Mapping):
-            raise SettingsError(f"{_GROUP}={group!r}: must be a group of settings, such as {_GROUP}.beta=0.01.")
-        known = [field.name for field in fields(cls)]
-        for key in group:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" Did you mean {_GROUP}.{close[0]}?" if close else ""
-                raise SettingsError(
-                    f"{_GROUP}.{key}={group[key]!r}: there is no such setting.{hint} Allowed: {', '.join(known)}."
-                )
-        return cls(**{str(key): group[key] for key in group})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(fine: bool, key: str, value: object, allowed: str) -> None:
-    if not fine:
-        raise SettingsError(f"{_GROUP}.{key}={value!r}: must be {allowed}.")
+        return _SETTINGS.read(group, cls)
 
 
 def _require_one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
-    _require(isinstance(value, str) and value in allowed, key, value, f"one of {', '.join(allowed)}")
+    _SETTINGS.require(isinstance(value, str) and value in allowed, key, value, f"one of {', '.join(allowed)}")

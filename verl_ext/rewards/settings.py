@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from verl_ext.settings_group import SettingsGroup, is_number
 
 _GROUP = "reward.reward_kwargs"
 
@@ -17,6 +17,9 @@ MANAGER = "spro"
 
 class RewardSettingsError(ValueError):
     """A key or value of `reward.reward_kwargs` that is not allowed."""
+
+
+_SETTINGS = SettingsGroup(_GROUP, RewardSettingsError)
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,21 @@ class RewardSettings:
 
     def __post_init__(self) -> None:
         for key in ("correct", "wrong"):
-            _require(_is_number(getattr(self, key)), key, getattr(self, key), "a finite number")
-        _require(self.correct > self.wrong, "correct", self.correct, f"greater than {_GROUP}.wrong={self.wrong!r}")
-        _require(isinstance(self.partial, bool), "partial", self.partial, "true or false")
+            _SETTINGS.require(is_number(getattr(self, key)), key, getattr(self, key), "a finite number")
+        _SETTINGS.require(
+            self.correct > self.wrong, "correct", self.correct, f"greater than {_GROUP}.wrong={self.wrong!r}"
+        )
+        _SETTINGS.require(isinstance(self.partial, bool), "partial", self.partial, "true or false")
         for key in ("timeout_s", "code_timeout_s"):
             value = getattr(self, key)
-            _require(_is_number(value) and value > 0, key, value, "a number of seconds > 0")
+            _SETTINGS.require(is_number(value) and value > 0, key, value, "a number of seconds > 0")
         whole = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers > 0
-        _require(self.workers is None or whole, "workers", self.workers, "null or a whole number > 0")
+        _SETTINGS.require(self.workers is None or whole, "workers", self.workers, "null or a whole number > 0")
         share = self.max_infra_error_frac
-        _require(_is_number(share) and 0 <= share <= 1, "max_infra_error_frac", share, "a share from 0 to 1")
-        _require(isinstance(self.sources, Mapping), "sources", self.sources, "a mapping such as {my_data: math}")
+        _SETTINGS.require(is_number(share) and 0 <= share <= 1, "max_infra_error_frac", share, "a share from 0 to 1")
+        _SETTINGS.require(
+            isinstance(self.sources, Mapping), "sources", self.sources, "a mapping such as {my_data: math}"
+        )
 
     @classmethod
     def from_config(cls, config: Any) -> RewardSettings:
@@ -63,27 +70,9 @@ class RewardSettings:
         Raises:
             RewardSettingsError: an unknown key or a bad value.
         """
-        group = OmegaConf.select(config, _GROUP)
-        values = OmegaConf.to_container(group, resolve=True) if OmegaConf.is_config(group) else group
-        if values is None:
-            return cls()
-        if not isinstance(values, Mapping):
-            raise RewardSettingsError(f"{_GROUP}={values!r}: must be a group of settings.")
-        known = [one.name for one in fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" Did you mean {_GROUP}.{close[0]}?" if close else ""
-                raise RewardSettingsError(
-                    f"{_GROUP}.{key}={values[key]!r}: there is no such setting.{hint} Allowed: {', '.join(known)}."
-                )
-        return cls(**{str(key): values[key] for key in values})
+        return _SETTINGS.read(OmegaConf.select(config, _GROUP), cls)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(fine: bool, key: str, value: object, allowed: str) -> None:
-    if not fine:
-        raise RewardSettingsError(f"{_GROUP}.{key}={value!r}: must be {allowed}.")
+def is_ours(config: Any) -> bool:
+    """Whether a run with this whole config of verl's uses our reward manager."""
+    return OmegaConf.select(config, "reward.reward_manager.name") == MANAGER
