@@ -35,9 +35,17 @@ def check(config: Any) -> None:
         return
     # Once for all files, and only if a prompt has to be measured.
     tokenizer = functools.cache(lambda: _tokenizer(config, model)) if model is not None else None
-    for key in ("data.train_files", "data.val_files"):
-        for path in _paths(OmegaConf.select(config, key)):
-            _check_data_file(config, key, path, tokenizer)
+    for key, path in data_files(config):
+        _check_data_file(config, key, path, tokenizer)
+
+
+def data_files(config: Any) -> list[tuple[str, str]]:
+    """The keys and paths of the run's data files, local or not."""
+    return [
+        (key, os.path.expanduser(path))
+        for key in ("data.train_files", "data.val_files")
+        for path in _paths(OmegaConf.select(config, key))
+    ]
 
 
 def _paths(files: Any) -> list[str]:
@@ -71,7 +79,6 @@ def _check_model(config: Any) -> str | None:
 
 
 def _check_data_file(config: Any, key: str, path: str, tokenizer: Callable[[], Any] | None) -> None:
-    path = os.path.expanduser(path)
     if not _is_local(path):
         return
     if not os.path.isfile(path):
@@ -92,28 +99,31 @@ def _check_data_file(config: Any, key: str, path: str, tokenizer: Callable[[], A
 
 def _read_prompts(config: Any, key: str, path: str) -> list[Any]:
     """The prompts of one data file, as the rows hold them."""
+    if not path.endswith((".parquet", ".json", ".jsonl")):
+        raise ConfigError(f"{key}={path}: verl reads .parquet, .json and .jsonl.")
     column = config.data.get("prompt_key", "prompt")
     try:
-        if path.endswith(".parquet"):
-            import pyarrow.parquet
-
-            names = pyarrow.parquet.read_schema(path).names
-            prompts = pyarrow.parquet.read_table(path, columns=[column])[column].to_pylist() if column in names else []
-        elif path.endswith((".json", ".jsonl")):
-            rows = _read_json(path)
-            if not rows:
-                return []
-            names = list(rows[0])
-            prompts = [row.get(column) for row in rows]
-        else:
-            raise ConfigError(f"{key}={path}: verl reads .parquet, .json and .jsonl.")
-    except ConfigError:
-        raise
+        prompts, names = read_column(path, column)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}={path}: cannot be read ({error}). Write the file again.") from None
     if column not in names:
         raise ConfigError(f"{key}={path}: no column {column!r} (data.prompt_key); the file has {', '.join(names)}.")
     return prompts
+
+
+def read_column(path: str, column: str) -> tuple[list[Any], list[str]]:
+    """The values of one column of a data file, None where a row lacks it, and the names of all columns.
+
+    Raises:
+        OSError, ValueError: the file cannot be read.
+    """
+    if path.endswith(".parquet"):
+        import pyarrow.parquet
+
+        names = pyarrow.parquet.read_schema(path).names
+        return pyarrow.parquet.read_table(path, columns=[column])[column].to_pylist() if column in names else [], names
+    rows = _read_json(path)
+    return [row.get(column) for row in rows], list(rows[0]) if rows else [column]
 
 
 def _read_json(path: str) -> list[dict[str, Any]]:

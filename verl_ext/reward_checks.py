@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +17,9 @@ def check(config: Any) -> None:
     Runs with other reward managers pass. Files that only the workers' nodes have are left out.
     """
     from verl_ext.rewards.routing import UnknownSource, unknown, verifier_of
-    from verl_ext.rewards.settings import MANAGER, RewardSettings, RewardSettingsError
+    from verl_ext.rewards.settings import RewardSettings, RewardSettingsError, is_ours
 
-    if config.reward.reward_manager.name != MANAGER:
+    if not is_ours(config):
         return
     try:
         settings = RewardSettings.from_config(config)
@@ -63,31 +62,15 @@ def _check_sandbox() -> None:
 
 def _data_sources(config: Any) -> set[str]:
     """The data sources of the run's local files."""
+    from verl_ext.preflight import data_files, read_column
+
+    column = config.data.get("reward_fn_key", "data_source")
     found: set[str] = set()
-    for path in (*_paths(config.data.train_files), *_paths(config.data.val_files)):
-        path = os.path.expanduser(path)
+    for _, path in data_files(config):
         if os.path.isfile(path):
-            found |= _sources_in(path, config.data.get("reward_fn_key", "data_source"))
+            values, _ = read_column(path, column)
+            found.update(value for value in values if value is not None)
     return found
-
-
-def _paths(files: Any) -> Iterable[str]:
-    if not files:
-        return []
-    return [files] if isinstance(files, str) else list(files)
-
-
-def _sources_in(path: str, column: str) -> set[str]:
-    if path.endswith(".parquet"):
-        import pyarrow.compute
-        import pyarrow.parquet
-
-        if column not in pyarrow.parquet.read_schema(path).names:
-            return set()
-        return set(pyarrow.compute.unique(pyarrow.parquet.read_table(path, columns=[column])[column]).to_pylist())
-    from verl_ext.preflight import _read_json
-
-    return {row[column] for row in _read_json(path) if column in row}
 
 
 def _register_manager(module: ModuleType) -> None:
