@@ -17,8 +17,8 @@ wants with
     def mine(token_level_rewards, response_mask, responses=None, **kwargs): ...
 
 a function of the `algorithm` config, so that a setting that does not need them fetches nothing
-more. They are fetched with the rest and padded like the rest, so each must be as long as the
-response. Nothing here knows an estimator by name.
+more. They are fetched with the rest and handed over like the rest, padded or jagged, so each must
+be as long as the response. Nothing here knows an estimator by name.
 
 Waits for upstream: verl pull request 7473 (an estimator's signature names its fields), with the
 fetch and the trainer's context.

@@ -50,17 +50,16 @@ def _has_jagged_estimator(algorithm: Any) -> bool:
     return getattr(registry.get(algorithm.adv_estimator), _TAKES_JAGGED, False)
 
 
+def _correction(algorithm: Any) -> Any:
+    """`rollout_correction` where verl applies it in this stage, or None."""
+    correction = algorithm.get("rollout_correction", None)
+    return None if correction is None or correction.get("bypass_mode", False) else correction
+
+
 def _corrects_rollout(algorithm: Any) -> bool:
     """Importance weights or rejection are configured, beyond the metrics that verl always computes of the mismatch."""
-    correction = algorithm.get("rollout_correction", None)
-    if not correction or correction.get("bypass_mode", False):
-        return False
+    correction = _correction(algorithm) or {}
     return any(correction.get(key, None) is not None for key in ("rollout_is", "rollout_rs"))
-
-
-def _reports_on_rollout(algorithm: Any) -> bool:
-    correction = algorithm.get("rollout_correction", None)
-    return correction is not None and not correction.get("bypass_mode", False)
 
 
 def _jagged_like(mask: Any, values: Any) -> Any:
@@ -134,7 +133,7 @@ def _stage(trainer: Any, batch: Any, metrics: dict[str, Any]) -> Any:
         written.append("token_level_rewards")
     else:
         data.batch["token_level_rewards"] = data.batch["token_level_scores"]
-    if "rollout_log_probs" in data.batch.keys() and _reports_on_rollout(algorithm):  # noqa: SIM118 (a TensorDict)
+    if "rollout_log_probs" in data.batch.keys() and _correction(algorithm) is not None:  # noqa: SIM118 (a TensorDict)
         names = ("old_log_probs", "rollout_log_probs", "response_mask")
         metrics.update(rollout_metrics(*(data.batch[name] for name in names)))
     data = utils.compute_advantage(
