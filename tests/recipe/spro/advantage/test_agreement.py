@@ -27,24 +27,34 @@ def assert_agree(batch: dict[str, Any], **options: Any) -> None:
         assert (x[masked] == 0).all()
 
 
+# What the batches' steps are, and every combination of the options besides baseline and process.
+OPTIONS = list(
+    itertools.product(["none", "wide", "gappy"], [1, -1], [True, False], [False, True], [None, 0.0, 0.1, 1e3])
+)
+
+
+def assert_agree_on(seed: int, T: int, *, baseline: str, process: str) -> None:
+    """One of `OPTIONS`, on a batch of its own."""
+    steps, sign, norm, gate, share = OPTIONS[seed]
+    assert_agree(
+        random_batch(seed, T, holes=seed % 3 != 0, steps=steps),
+        beta=(0.05, 1.0)[seed % 2],
+        baseline=baseline,
+        process=process,
+        process_sign=sign,
+        norm_by_std=norm,
+        gate_degenerate_groups=gate,
+        max_process_share=share,
+    )
+
+
 @pytest.mark.parametrize("T", [1, 5, 63, 130])
 @pytest.mark.parametrize("baseline", ["group", "loo", "none"])
 @pytest.mark.parametrize("process", ["prefix", "token", "suffix"])
 def test_fast_equals_oracle(T: int, baseline: str, process: str) -> None:
     """Every combination of the options, each on a batch of its own."""
-    rest = itertools.product(["none", "wide", "gappy"], [1, -1], [True, False], [False, True], [None, 0.0, 0.1, 1e3])
-    for seed, (steps, sign, norm, gate, share) in enumerate(rest):
-        batch = random_batch(seed, T, holes=seed % 3 != 0, steps=steps)
-        assert_agree(
-            batch,
-            beta=(0.05, 1.0)[seed % 2],
-            baseline=baseline,
-            process=process,
-            process_sign=sign,
-            norm_by_std=norm,
-            gate_degenerate_groups=gate,
-            max_process_share=share,
-        )
+    for seed in range(len(OPTIONS)):
+        assert_agree_on(seed, T, baseline=baseline, process=process)
 
 
 @pytest.mark.parametrize("steps", ["none", "wide"])

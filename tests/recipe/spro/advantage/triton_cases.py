@@ -1,7 +1,6 @@
 """Cases of the Triton kernels beside those they share with the CPU's; run in the interpreter, by `test_triton.py`."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import pytest
@@ -14,15 +13,12 @@ from recipe.spro.advantage.fused_triton import Tiling
 from recipe.spro.advantage.inputs import check_inputs
 from tests.recipe.spro.advantage import in_interpreter
 from tests.recipe.spro.advantage.batches import in_order, jagged, random_batch
-from tests.recipe.spro.advantage.test_agreement import assert_agree
+from tests.recipe.spro.advantage.test_agreement import OPTIONS, assert_agree, assert_agree_on
 
 # Untyped: the one returns a tensor or a pair with the parts, the other is given a batch in order.
 spro_advantage: Any = public.spro_advantage
 spro_advantage_with_stats: Any = public.spro_advantage_with_stats
 
-OPTIONS = list(
-    itertools.product(["none", "wide", "gappy"], [1, -1], [True, False], [False, True], [None, 0.0, 0.1, 1e3])
-)
 # Of each T: tiles that do not come out even, rows that end in the first part, and parts without a token.
 TILINGS = {1: Tiling(16, 1), 5: Tiling(16, 3), 63: Tiling(16, 1), 130: Tiling(32, 3), 500: Tiling(128, 2)}
 BASELINES, PROCESSES = ["group", "loo", "none"], ["prefix", "token", "suffix"]
@@ -39,18 +35,8 @@ def test_equals_oracle(T: int, tiling: Tiling, baseline: str, process: str, monk
     """`test_fast_equals_oracle`, of whose 96 sets of options each case has one or two."""
     monkeypatch.setattr(in_interpreter, "tiling", tiling)
     first = 9 * list(TILINGS).index(T) + 3 * BASELINES.index(baseline) + PROCESSES.index(process)
-    for seed, (steps, sign, norm, gate, share) in list(enumerate(OPTIONS))[first :: 48 if T < 63 else 96]:
-        batch = random_batch(seed, T, holes=seed % 3 != 0, steps=steps)
-        assert_agree(
-            batch,
-            beta=(0.05, 1.0)[seed % 2],
-            baseline=baseline,
-            process=process,
-            process_sign=sign,
-            norm_by_std=norm,
-            gate_degenerate_groups=gate,
-            max_process_share=share,
-        )
+    for seed in range(len(OPTIONS))[first :: 48 if T < 63 else 96]:
+        assert_agree_on(seed, T, baseline=baseline, process=process)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11])
