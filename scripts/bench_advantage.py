@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from recipe.spro.advantage import Options, spro_advantage, spro_advantage_naive, spro_advantage_with_stats, torch_impl
+from recipe.spro.advantage.arguments import check_arguments
 from recipe.spro.advantage.inputs import check_inputs
 from scripts.bench_floor import cpp_loop, in_threads, numba_loop
 from scripts.measure import in_new_process, peak_extra_bytes, provenance
@@ -103,7 +104,7 @@ def check(advantage: Callable[..., Any] = spro_advantage) -> None:
             batch = make_batch(shape)
             _close(advantage(**batch, beta=BETA, **options), spro_advantage_naive(**batch, beta=BETA, **options), shape)
     long = make_batch(Shape(16, 32_768, 8, 0.6))
-    expected, _ = torch_impl.advantage(check_inputs(**long, step_ids=None), Options(beta=1.0))
+    expected, _ = torch_impl.advantage(check_inputs(check_arguments(**long, step_ids=None)), Options(beta=1.0))
     _close(advantage(**long, beta=1.0), expected, "32k tokens, against torch in float64")
 
 
@@ -166,7 +167,9 @@ def cases(quick: bool) -> list[Case]:
                 "spro, per token": lambda: spro_advantage(**padded, beta=BETA, process="token"),
                 "spro, loo": lambda: spro_advantage(**padded, beta=BETA, baseline="loo"),
                 "spro, steps of 20 tokens": lambda: spro_advantage(**padded, beta=BETA, step_ids=lines),
-                "plain torch": lambda: torch_impl.advantage(check_inputs(**padded, step_ids=None), Options(BETA)),
+                "plain torch": lambda: torch_impl.advantage(
+                    check_inputs(check_arguments(**padded, step_ids=None)), Options(BETA)
+                ),
                 **verl_estimators(padded),
             },
             targets={

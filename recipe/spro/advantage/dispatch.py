@@ -116,7 +116,7 @@ def _compute_plain(
         except NeedsCare:
             pass
     # Raises where a value is not allowed, and names its place; what is left is huge, and computed in float64.
-    checked = check_inputs(*inputs)
+    checked = check_inputs(arguments)
     advantages, parts = torch_impl.advantage(checked, options)
     stats = torch_impl.stats(parts, checked.mask) if with_stats else None
     return advantages, parts if options.return_parts else None, stats

@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 import torch
 
+from recipe.spro.advantage.arguments import check_arguments
 from recipe.spro.advantage.inputs import check_inputs
 from recipe.spro.advantage.interface import Options, SproParts
 
@@ -43,10 +44,14 @@ def spro_advantage_naive(
         max_process_share=max_process_share,
         return_parts=return_parts,
     )
-    inputs = check_inputs(log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows)
+    arguments = check_arguments(
+        log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids, step_ids, final_rows
+    )
+    inputs = check_inputs(arguments)
     beta = float(beta)
-    rewards, group, final = inputs.rewards.tolist(), inputs.groups.tolist(), inputs.final_rows.tolist()
+    rewards, group = arguments.rewards.tolist(), arguments.groups.index.tolist()
     B, T = inputs.mask.shape
+    final = range(B) if arguments.final_rows is None else arguments.final_rows.tolist()
     valid = [[t for t in range(T) if inputs.mask[i, t]] for i in range(B)]
     log_pi = inputs.log_probs.double().tolist()
     log_ref = inputs.ref_log_probs.double().tolist()

@@ -52,6 +52,31 @@ class Rows:
             return torch.full((self.count,), self.width, device=self.values.device)
         return (self.offsets.diff() if self.holes is None else self.holes).long()
 
+    def padded(self) -> torch.Tensor:
+        """(B, T) the values, 0 behind the end of a row."""
+        if self.offsets is None:
+            return self.values.as_strided((self.count, self.width), (self.step, 1))
+        inside, places = self._places()
+        padded = self.values.new_zeros(inside.shape)
+        padded[inside] = self.values[places]
+        return padded
+
+    def in_layout(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T), as `padded` gives it, in the layout of these rows."""
+        if self.offsets is None:
+            return x
+        inside, places = self._places()
+        rows = self.empty_like(x.dtype)
+        rows.values[places] = x[inside]
+        return rows.tensor()
+
+    def _places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T) bool: the place exists in its jagged row; and where in `values` those that do lie, row by row."""
+        lengths = self.lengths()
+        columns = torch.arange(int(lengths.max()) if self.count else 0, device=lengths.device)
+        inside = columns < lengths[:, None]
+        return inside, (self.starts()[:, None] + columns)[inside]
+
     def empty_like(self, dtype: torch.dtype = torch.float32) -> "Rows":
         """Dense rows of the same lengths, for a result that every place of a row is written to."""
         size = self.count * self.width if self.offsets is None else len(self.values)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from recipe.spro.advantage.groups import Groups, outcome_advantages
-from recipe.spro.advantage.inputs import Inputs, Ragged
+from recipe.spro.advantage.groups import outcome_advantages
+from recipe.spro.advantage.inputs import Inputs
 from recipe.spro.advantage.interface import Options, SproParts, SproStats
+from recipe.spro.advantage.rows import Rows
 
 
 @torch.no_grad()
@@ -19,10 +20,9 @@ def advantage(inputs: Inputs, options: Options) -> tuple[torch.Tensor, SproParts
     beta, share = float(options.beta), options.max_process_share
     mask_BT = inputs.mask
     row_N = mask_BT.nonzero()[:, 0]
-    groups = Groups.of(inputs.groups)
-    device = mask_BT.device
+    arguments, device = inputs.arguments, mask_BT.device
     outcome, degenerate = outcome_advantages(
-        inputs.rewards.cpu().numpy(), groups, options.norm_by_std, inputs.final_rows.numpy()
+        arguments.rewards, arguments.groups, options.norm_by_std, arguments.final_rows
     )
     outcome_B, degenerate_B = torch.from_numpy(outcome).to(device), torch.from_numpy(degenerate).to(device)
 
@@ -60,7 +60,7 @@ def stats(parts: SproParts, mask_BT: torch.Tensor) -> SproStats:
     """The numbers of these parts, which may be jagged; the mask is padded."""
 
     def valid(x: torch.Tensor) -> torch.Tensor:
-        return (Ragged.of(x).pad(x) if x.is_nested else x)[mask_BT].double()
+        return Rows.of(x).padded()[mask_BT].double()
 
     cpr_N = valid(parts.cpr)
     return SproStats(

@@ -103,12 +103,13 @@ def test_jagged_equals_padded(advantage: Any, steps: str, T: int) -> None:
     assert (ragged + packed["log_probs"]).shape == packed["log_probs"].shape
 
 
-def test_a_jagged_result_pads_to_its_longest_row() -> None:
+@pytest.mark.parametrize("advantage", [spro_advantage, spro_advantage_naive])
+def test_a_jagged_result_pads_to_its_longest_row(advantage: Any) -> None:
     """torch forgets the longest row where it is not told, and pads to the sum of all."""
     rows = [torch.randn(5), torch.randn(2), torch.randn(7)]
     x = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     ones = torch.nested.as_nested_tensor([torch.ones(len(row)) for row in rows], layout=torch.jagged)
-    out, parts = spro_advantage(x, x, ones, torch.rand(3), torch.zeros(3).long(), beta=0.1, return_parts=True)
+    out, parts = advantage(x, x, ones, torch.rand(3), torch.zeros(3).long(), beta=0.1, return_parts=True)
     for result in (out, parts.cpr, parts.msa, parts.alive):
         assert torch.nested.to_padded_tensor(result, 0.0).shape == (3, 7)
 

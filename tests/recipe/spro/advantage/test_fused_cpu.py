@@ -21,6 +21,7 @@ from recipe.spro.advantage import (
     spro_advantage_with_stats,
     torch_impl,
 )
+from recipe.spro.advantage.arguments import check_arguments
 from recipe.spro.advantage.inputs import check_inputs
 from tests.recipe.spro.advantage.batches import jagged, random_batch
 
@@ -31,7 +32,7 @@ def in_float64(batch: dict[str, Any], **options: Any) -> torch.Tensor:
     """Plain torch, which test_agreement holds to the oracle: for sizes at which loops take minutes."""
     tensors = {name: batch.get(name) for name in ("step_ids", "final_rows")}
     arguments = {name: x for name, x in batch.items() if name not in tensors}
-    return torch_impl.advantage(check_inputs(**arguments, **tensors), Options(**options))[0]
+    return torch_impl.advantage(check_inputs(check_arguments(**arguments, **tensors)), Options(**options))[0]
 
 
 def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -187,7 +188,7 @@ def test_stats_are_those_of_the_parts(process: str, steps: str, layout: str) -> 
     batch = random_batch(2, 40, steps=steps)
     batch["response_mask"] = batch["response_mask"].bool()
     options = Options(0.7, process=process, max_process_share=0.3, gate_degenerate_groups=True)
-    checked = check_inputs(**{"step_ids": None, **batch})
+    checked = check_inputs(check_arguments(**{"step_ids": None, **batch}))
     expected = torch_impl.stats(torch_impl.advantage(checked, options)[1], checked.mask)
     if layout == "jagged":
         lengths = torch.full((11,), 40)

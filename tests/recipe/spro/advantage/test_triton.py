@@ -18,6 +18,7 @@ import torch
 
 import recipe.spro.advantage as public
 from recipe.spro.advantage import Options, dispatch, spro_advantage_naive, torch_impl
+from recipe.spro.advantage.arguments import check_arguments
 from recipe.spro.advantage.inputs import check_inputs
 from tests.recipe.spro.advantage.batches import in_order, random_batch
 
@@ -168,7 +169,7 @@ def test_agrees_on_gpu(T: int, steps: str, process: str, baseline: str) -> None:
         assert got.is_cuda
         for _ in range(3):
             assert torch.equal(spro_advantage(**on_gpu, **options), got)
-        plain, _ = torch_impl.advantage(check_inputs(*in_order(on_gpu)), Options(**options))
+        plain, _ = torch_impl.advantage(check_inputs(check_arguments(*in_order(on_gpu))), Options(**options))
         torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-5)
         oracle = spro_advantage_naive(**batch, **options)
         torch.testing.assert_close(got.cpu(), oracle, rtol=1e-5, atol=1e-5, check_dtype=False)
@@ -189,5 +190,5 @@ def test_large_batches_agree_on_gpu(groups: int, T: int) -> None:
     )
     got = spro_advantage(**batch, beta=1.0)
     assert torch.equal(spro_advantage(**batch, beta=1.0), got)
-    plain, _ = torch_impl.advantage(check_inputs(*in_order(batch)), Options(1.0))
+    plain, _ = torch_impl.advantage(check_inputs(check_arguments(*in_order(batch))), Options(1.0))
     assert ((got - plain).abs() <= 1e-5 * (1 + plain.abs())).all()

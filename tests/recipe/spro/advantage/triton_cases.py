@@ -86,7 +86,7 @@ def test_sums_over_32k_tokens_are_accurate(process: str, drift: float) -> None:
         group_ids=torch.zeros(3).long(),
     )
     got = spro_advantage(**batch, beta=1.0, process=process)
-    exact, _ = torch_impl.advantage(check_inputs(*in_order(batch)), Options(1.0, process=process))
+    exact, _ = torch_impl.advantage(check_inputs(check_arguments(*in_order(batch))), Options(1.0, process=process))
     assert exact.abs().max() > 1
     assert ((got - exact).abs() <= 4e-6 * (1 + exact.abs())).all()
 
@@ -152,7 +152,7 @@ def test_stats_equal_those_of_plain_torch(process: str, steps: str, monkeypatch:
     options = Options(0.3, process=process, max_process_share=0.5)
     inputs = in_order(batch)
     _, got = spro_advantage_with_stats(*inputs[:5], options, step_ids=inputs[5])
-    checked = check_inputs(*inputs)
+    checked = check_inputs(check_arguments(*inputs))
     _, parts = torch_impl.advantage(checked, options)
     expected = torch_impl.stats(parts, checked.mask)
     assert got.valid_counts == expected.valid_counts
