@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from verl_ext.run_record import cpu_name
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -45,22 +47,9 @@ def provenance() -> dict[str, str]:
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit.stdout.strip() or "unknown",
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": str(os.cpu_count()),
         "memory_gib": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "numba", "verl")},
     }
-
-
-def _cpu() -> str:
-    """Model, family and widest vectors: a virtual machine's model name may say little."""
-    wanted: dict[str, str] = {}
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else []:
-        key, _, value = line.partition(":")
-        wanted.setdefault(key.strip(), value.strip())
-    if "model name" not in wanted:
-        return platform.processor() or platform.machine()
-    vectors = "AVX-512" if "avx512f" in wanted.get("flags", "") else "no AVX-512"
-    return f"{wanted['model name']} (family {wanted.get('cpu family')}, model {wanted.get('model')}; {vectors})"

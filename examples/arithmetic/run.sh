@@ -2,7 +2,7 @@
 # Train the addition model with SPRO on the CPU, through verl, Ray, FSDP2 and vLLM.
 #
 #   bash examples/arithmetic/run.sh                    # what `make demo` runs
-#   METHOD=grpo bash examples/arithmetic/run.sh        # the same with verl's GRPO
+#   METHOD=grpo bash examples/arithmetic/run.sh        # the same with another method: any +method= of recipe/*/config
 #   SWEEP=1 bash examples/arithmetic/run.sh            # learning rate, beta, seeds: the tables of the README
 #   bash examples/arithmetic/run.sh trainer.test_freq=5 ...    # any Hydra override of verl's
 #
@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # ---- user block: set any of these in the environment
 METHOD=${METHOD:-spro}
-BETA=${BETA:-0.01}
+# Of methods that have one; empty: the method's own
+BETA=${BETA:-}
 LR=${LR:-1e-4}
 SEED=${SEED:-0}
 STEPS=${STEPS:-80}
@@ -25,23 +26,15 @@ RANKS=${RANKS:-1}
 FRESH=${FRESH:-0}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
-# ---- what differs between methods
-case "$METHOD" in
-  spro)
-    METHOD_ARGS=(algorithm.adv_estimator=spro algorithm.spro.beta="$BETA")
-    NAME="spro-beta$BETA-lr$LR-seed$SEED" ;;
-  grpo)
-    # No reference policy: GRPO without a KL term does not need one
-    METHOD_ARGS=(algorithm.adv_estimator=grpo algorithm.use_kl_in_reward=false)
-    BETA=null
-    NAME="grpo-lr$LR-seed$SEED" ;;
-  *)
-    echo "METHOD=$METHOD: must be spro or grpo" >&2; exit 2 ;;
-esac
-
 if [[ -n ${SWEEP:-} ]]; then
   exec python -m examples.arithmetic.sweep --root "$ROOT" "$@"
 fi
+
+# What this run is: a folder holds one run, and is never continued as another
+export METHOD BETA LR SEED STEPS HELDOUT_N RANKS
+DESCRIPTION=$(python -m examples.arithmetic.settings "$@")
+NAME=$(head -n 1 <<< "$DESCRIPTION")
+SETTINGS=$(tail -n 1 <<< "$DESCRIPTION")
 
 DATA=$ROOT/data
 BASE=$ROOT/base-seed$SEED
@@ -49,9 +42,6 @@ OUT=${OUT:-$ROOT/$NAME}
 if [[ $FRESH == 1 ]]; then rm -rf "$OUT"; fi
 mkdir -p "$OUT"
 
-# What this run is: a folder holds one run, and is never continued as another
-SETTINGS=$(METHOD=$METHOD BETA=$BETA LR=$LR SEED=$SEED STEPS=$STEPS HELDOUT_N=$HELDOUT_N RANKS=$RANKS \
-  python -m examples.arithmetic.settings "$@")
 if [[ -f $OUT/run.json && $(cat "$OUT/run.json") != "$SETTINGS" ]]; then
   echo "$OUT holds a run with other settings:" >&2
   diff <(cat "$OUT/run.json") <(echo "$SETTINGS") >&2 || true
@@ -76,6 +66,8 @@ OUT_ABSOLUTE=$(cd "$OUT" && pwd)
 export VERL_FILE_LOGGER_PATH=$OUT_ABSOLUTE/metrics.jsonl
 export TENSORBOARD_DIR=$OUT_ABSOLUTE/tensorboard
 
+METHOD_ARGS=(+method="$METHOD")
+if [[ -n $BETA ]]; then METHOD_ARGS+=(algorithm.spro.beta="$BETA"); fi
 DATA_ARGS=(
   data.train_files="$DATA/train.parquet"
   data.val_files="$DATA/heldout.parquet"

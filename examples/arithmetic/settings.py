@@ -1,4 +1,7 @@
-"""Print the settings of a run as JSON, from the environment of `run.sh` and its Hydra overrides."""
+"""What a run of `run.sh` is: its name and its settings, from the environment and the Hydra overrides.
+
+Prints two lines: the name of the run's folder, and the settings as JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,47 @@ import json
 import os
 import sys
 
+from omegaconf import OmegaConf
+
+from recipe.spro.methods import method_files
+from recipe.spro.requirements_check import ESTIMATORS
+from recipe.spro.settings import SproSettings
+
+
+def beta_of(method: str, asked: str) -> float | None:
+    """The beta of a method: the one asked for, else the method's file's, else the default; None where it has none.
+
+    Args:
+        method: a name of `method_files`.
+        asked: a number, or nothing.
+
+    Raises:
+        ValueError: no such method; a beta for a method without one.
+    """
+    files = method_files()
+    if method not in files:
+        raise ValueError(f"METHOD={method}: must be one of {', '.join(files)}")
+    # Not resolved: where a method's file only mentions beta, it depends on it.
+    config = OmegaConf.load(files[method])
+    has_beta = OmegaConf.select(config, "algorithm.adv_estimator") in ESTIMATORS or (
+        "algorithm.spro.beta" in files[method].read_text()
+    )
+    if not has_beta:
+        if asked:
+            raise ValueError(f"BETA={asked}: METHOD={method} has no beta; leave BETA empty")
+        return None
+    return float(asked or OmegaConf.select(config, "algorithm.spro.beta", default=SproSettings().beta))
+
 
 def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, object]:
     """What tells one run from another.
 
     Raises:
-        ValueError: a number that is none.
+        ValueError: a number that is none; see `beta_of`.
     """
-    beta = environment["BETA"]
     return {
         "method": environment["METHOD"],
-        "beta": None if beta == "null" else float(beta),
+        "beta": beta_of(environment["METHOD"], environment.get("BETA", "")),
         "lr": float(environment["LR"]),
         "seed": int(environment["SEED"]),
         "steps": int(environment["STEPS"]),
@@ -26,5 +59,23 @@ def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, obj
     }
 
 
+def name(environment: dict[str, str], beta: object) -> str:
+    """The run's name: the method, its beta if it has one, learning rate and seed."""
+    strength = "" if beta is None else f"-beta{environment.get('BETA') or beta}"
+    return f"{environment['METHOD']}{strength}-lr{environment['LR']}-seed{environment['SEED']}"
+
+
+def main() -> None:
+    """Print name and settings; one line on stderr and status 2 for what is not allowed."""
+    environment = dict(os.environ)
+    try:
+        found = settings(environment, sys.argv[1:])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(name(environment, found["beta"]))
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    print(json.dumps(settings(dict(os.environ), sys.argv[1:])))
+    main()

@@ -1,21 +1,24 @@
-"""The adapter: registers `spro` with verl and feeds `spro_advantage` from verl's batch."""
+"""The adapter: registers `spro` and its control with verl and feeds `spro_advantage` from verl's batch."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from recipe.spro.advantage import Options, spro_advantage_with_stats
+from recipe.spro.advantage import Options, spro_advantage, spro_advantage_with_stats
+from recipe.spro.advantage.groups import Groups
 from recipe.spro.advantage.sessions import final_row_of
 from recipe.spro.advantage.steps import make_step_ids
 from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
 from recipe.spro.metrics import process_metrics
 from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
 from recipe.spro.settings import SproSettings
+from recipe.spro.shuffled import derangement, shuffle_msa
 from verl_ext.estimator_context import extra_fields
 from verl_ext.estimator_metrics import current_step, record
 from verl_ext.jagged_advantage import takes_jagged
@@ -76,6 +79,106 @@ def compute_spro_advantage(
             steps of tokens where the trainer gives no token ids or tokenizer.
     """
     del token_level_rewards
+    call = _prepare(
+        response_mask,
+        index,
+        old_log_probs,
+        ref_log_prob,
+        token_level_scores,
+        config,
+        responses,
+        tokenizer,
+        session_ids,
+        final_outputs,
+    )
+    advantages = call.advantages()
+    return advantages, advantages
+
+
+@extra_fields(_extra_fields)
+@register_adv_est("spro_shuffled")
+def compute_shuffled_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    old_log_probs: torch.Tensor,
+    ref_log_prob: torch.Tensor,
+    token_level_scores: torch.Tensor,
+    config: Any = None,
+    responses: torch.Tensor | None = None,
+    tokenizer: Any = None,
+    session_ids: np.ndarray | None = None,
+    final_outputs: np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The control of `compute_spro_advantage`: each response gets the process term of another one of its group.
+
+    Padded fields only; everything else, the metrics too, is as in `compute_spro_advantage`. The term's metrics are
+    those before it is handed on, which leaves its rms as it is. Which row gives to which is drawn from
+    ``algorithm.spro.shuffle_seed`` and the training step, so that a resumed run draws the same.
+    """
+    del token_level_rewards
+    call = _prepare(
+        response_mask,
+        index,
+        old_log_probs,
+        ref_log_prob,
+        token_level_scores,
+        config,
+        responses,
+        tokenizer,
+        session_ids,
+        final_outputs,
+    )
+    # For the metrics; a control may cost twice.
+    call.advantages()
+    advantages = call.shuffled_advantages(response_mask, index)
+    return advantages, advantages
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the advantage, its arguments read from verl's batch."""
+
+    settings: SproSettings
+    options: Options
+    inputs: tuple
+    step_ids: torch.Tensor | None
+    final_rows: torch.Tensor | None
+
+    def advantages(self) -> torch.Tensor:
+        """(B, T) advantages; their metrics are recorded."""
+        advantages, stats = spro_advantage_with_stats(
+            *self.inputs, self.options, step_ids=self.step_ids, final_rows=self.final_rows
+        )
+        *_, outcome_rewards, index = self.inputs
+        metrics = process_metrics(stats, outcome_rewards, index, beta=self.settings.beta)
+        record(metrics)
+        _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
+        return advantages
+
+    def shuffled_advantages(self, response_mask: torch.Tensor, index: np.ndarray) -> torch.Tensor:
+        """(B, T) advantages of the control."""
+        options = asdict(self.options) | {"return_parts": True}
+        _, parts = spro_advantage(*self.inputs, **options, step_ids=self.step_ids, final_rows=self.final_rows)
+        rng = np.random.default_rng([self.settings.shuffle_seed, current_step() or 0])
+        msa = shuffle_msa(parts.msa, response_mask, derangement(Groups.of(index), rng))
+        outcome = torch.where(response_mask.bool(), parts.outcome[:, None], 0.0)
+        return (outcome + self.settings.process_sign * msa).float()
+
+
+def _prepare(
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    old_log_probs: torch.Tensor,
+    ref_log_prob: torch.Tensor,
+    token_level_scores: torch.Tensor,
+    config: Any,
+    responses: torch.Tensor | None,
+    tokenizer: Any,
+    session_ids: np.ndarray | None,
+    final_outputs: np.ndarray | None,
+) -> _Call:
+    """Check what verl handed over and read `algorithm.spro`; see `compute_spro_advantage`."""
     for name, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
         if log_probs.dtype in (torch.bfloat16, torch.float16):
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
@@ -96,20 +199,13 @@ def compute_spro_advantage(
     if session_ids is not None and final_outputs is not None and not final_outputs.all():
         final_rows = final_row_of(session_ids, final_outputs)
         outcome_rewards = outcome_rewards[final_rows]
-    advantages, stats = spro_advantage_with_stats(
-        old_log_probs,
-        ref_log_prob,
-        response_mask,
-        outcome_rewards,
-        index,
+    return _Call(
+        settings,
         options,
-        step_ids=_step_ids(settings, response_mask, responses, tokenizer),
-        final_rows=final_rows,
+        (old_log_probs, ref_log_prob, response_mask, outcome_rewards, index),
+        _step_ids(settings, response_mask, responses, tokenizer),
+        final_rows,
     )
-    metrics = process_metrics(stats, outcome_rewards, index, beta=settings.beta)
-    record(metrics)
-    _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
-    return advantages, advantages
 
 
 def _row_sums(scores: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import verl_ext.plugin  # noqa: F401 (its import installs the extensions)
+from recipe.spro import methods
 from verl_ext import config_checks
 from verl_ext.patching import on_import
 
@@ -18,6 +19,11 @@ def _register_estimator(core_algos: ModuleType) -> None:
     from recipe.spro import estimator  # noqa: F401 (its import registers it)
 
 
+def _register_resolvers(omegaconf: ModuleType) -> None:
+    del omegaconf
+    methods.register_resolvers()
+
+
 def _check(config: object) -> None:
     from recipe.spro.requirements_check import check
 
@@ -25,4 +31,5 @@ def _check(config: object) -> None:
 
 
 config_checks.register(_check)
+on_import("omegaconf", _register_resolvers)
 on_import("verl.trainer.ppo.core_algos", _register_estimator)

@@ -12,7 +12,7 @@ from recipe.spro.settings import SettingsError, SproSettings
 from verl_ext.config_checks import ConfigError
 
 # Estimators that this recipe registers.
-ESTIMATORS = ("spro",)
+ESTIMATORS = ("spro", "spro_shuffled")
 
 REFERENCE_OVERRIDES = "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.0"
 
@@ -53,7 +53,8 @@ def _check_reference_policy(config: Any) -> None:
     if config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss:
         return
     raise ConfigError(
-        "algorithm.adv_estimator=spro compares the policy with a reference policy, and this run has none "
+        f"algorithm.adv_estimator={config.algorithm.adv_estimator} compares the policy with a reference policy, and "
+        "this run has none "
         "(algorithm.use_kl_in_reward=False, actor_rollout_ref.actor.use_kl_loss=False). "
         f"Switch it on without a KL penalty: {REFERENCE_OVERRIDES}"
     )

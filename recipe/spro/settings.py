@@ -40,6 +40,7 @@ class SproSettings:
         gate_degenerate_groups: drop MSA in groups whose outcomes are all equal (the paper keeps it).
         allow_rollout_log_probs: let ``rollout_correction.bypass_mode`` stand in for recomputed
             log-probs, although CPR then sums the mismatch between engines.
+        shuffle_seed: of the control ``adv_estimator=spro_shuffled``; an integer >= 0.
     """
 
     beta: float = 0.01
@@ -51,6 +52,7 @@ class SproSettings:
     process_sign: int = 1
     gate_degenerate_groups: bool = False
     allow_rollout_log_probs: bool = False
+    shuffle_seed: int = 0
 
     def __post_init__(self) -> None:
         _SETTINGS.require(is_number(self.beta) and self.beta >= 0, "beta", self.beta, "a finite number >= 0")
@@ -72,6 +74,13 @@ class SproSettings:
         )
         for key in ("gate_degenerate_groups", "allow_rollout_log_probs"):
             _SETTINGS.require(isinstance(getattr(self, key), bool), key, getattr(self, key), "true or false")
+
+        _SETTINGS.require(
+            type(self.shuffle_seed) is int and self.shuffle_seed >= 0,
+            "shuffle_seed",
+            self.shuffle_seed,
+            "an integer >= 0",
+        )
 
     def _check_delimiters(self) -> None:
         texts = self.step_delimiters
