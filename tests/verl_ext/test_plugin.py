@@ -15,7 +15,7 @@ from verl_ext import config_checks
 
 # Where each extension can be seen, and the name by which it marks its replacement.
 PATCHED: dict[str, list[str]] = {
-    "verl.utils.config:validate_config": ["verl_ext.config_checks"],
+    "verl.utils.config:validate_config": ["verl_ext.config_checks", "verl_ext.run_record"],
     "verl.trainer.ppo.core_algos:get_adv_estimator_fn": ["verl_ext.estimator_inputs"],
     "verl.trainer.ppo.ray_trainer:compute_advantage": ["verl_ext.estimator_inputs"],
     "verl.trainer.ppo.ray_trainer:compute_data_metrics": ["verl_ext.estimator_metrics"],
@@ -25,6 +25,9 @@ PATCHED: dict[str, list[str]] = {
         "verl_ext.estimator_metrics",
         "verl_ext.reward_metrics",
     ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._step_once": ["verl_ext.generated_tokens"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": ["verl_ext.memory_metrics"],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._clear_groups": ["verl_ext.generated_tokens"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._log_rollout_data": ["verl_ext.reward_dumps"],
     "verl.trainer.ppo.ray_trainer:RayPPOTrainer.fit": ["verl_ext.estimator_context"],
     "transfer_queue:kv_batch_get": ["verl_ext.estimator_context"],
