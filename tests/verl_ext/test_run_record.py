@@ -1,0 +1,59 @@
+"""What a run was is written beside its metrics, once for each start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support import composed
+from verl_ext import run_record
+from verl_ext.patching import PatchError
+
+
+def config(tmp_path: Path, logger: str = "[console,file]") -> object:
+    return composed("+stack=cpu", f"trainer.logger={logger}")
+
+
+def test_each_start_adds_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "runs" / "metrics.jsonl"))
+    for _ in range(2):
+        run_record._record(config(tmp_path))
+    first, second = json.loads((tmp_path / "runs" / "metrics.provenance.json").read_text())
+    assert first["versions"]["verl"] == "0.9.1"
+    assert first["hardware"]["cores"] >= 1
+    assert len(first["commit"]) == 40
+    assert first["started"] <= second["started"]
+
+
+def test_a_run_without_the_file_tracker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    run_record._record(config(tmp_path, "[console]"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_valid_configuration_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+
+    def refuse(config: object) -> None:
+        raise ValueError("not valid")
+
+    with pytest.raises(ValueError, match="not valid"):
+        run_record._record_when_valid(refuse)(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    run_record._record_when_valid(lambda config: None)(config(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.provenance.json"]
+
+
+def test_a_torn_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.provenance.json"
+    path.write_text("[{")
+    with pytest.raises(ValueError, match=r"metrics\.provenance\.json"):
+        run_record.append(path, {})
+
+
+def test_it_fails_loudly_when_its_target_has_moved() -> None:
+    with pytest.raises(PatchError, match="validate_config"):
+        run_record._apply(SimpleNamespace(__name__="verl.utils.config"))  # type: ignore[arg-type]
