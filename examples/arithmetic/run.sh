@@ -15,6 +15,8 @@ METHOD=${METHOD:-spro}
 # Of methods that have one; empty: the method's own
 BETA=${BETA:-}
 LR=${LR:-1e-4}
+# Of PRIME's reward model; empty: twice LR, as in upstream's script
+RM_LR=${RM_LR:-}
 SEED=${SEED:-0}
 STEPS=${STEPS:-80}
 HELDOUT_N=${HELDOUT_N:-1000}
@@ -31,7 +33,7 @@ if [[ -n ${SWEEP:-} ]]; then
 fi
 
 # What this run is: a folder holds one run, and is never continued as another
-export METHOD BETA LR SEED STEPS HELDOUT_N RANKS
+export METHOD BETA LR RM_LR SEED STEPS HELDOUT_N RANKS
 DESCRIPTION=$(python -m examples.arithmetic.settings "$@")
 NAME=$(head -n 1 <<< "$DESCRIPTION")
 SETTINGS=$(tail -n 1 <<< "$DESCRIPTION")
@@ -68,6 +70,9 @@ export TENSORBOARD_DIR=$OUT_ABSOLUTE/tensorboard
 
 METHOD_ARGS=(+method="$METHOD")
 if [[ -n $BETA ]]; then METHOD_ARGS+=(algorithm.spro.beta="$BETA"); fi
+if [[ $METHOD == prime ]]; then
+  METHOD_ARGS+=(algorithm.prime.optim.lr="$(python -c 'import json, sys; print(json.loads(sys.argv[1])["rm_lr"])' "$SETTINGS")")
+fi
 DATA_ARGS=(
   data.train_files="$DATA/train.parquet"
   data.val_files="$DATA/heldout.parquet"

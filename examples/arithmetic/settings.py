@@ -15,6 +15,9 @@ from recipe.spro.methods import method_files
 from recipe.spro.requirements_check import ESTIMATORS
 from recipe.spro.settings import SproSettings
 
+# Upstream's script trains the reward model at 1e-6 beside a policy at 5e-7.
+_RM_LR_RATIO = 2
+
 
 def beta_of(method: str, asked: str) -> float | None:
     """The beta of a method: the one asked for, else the method's file's, else the default; None where it has none.
@@ -47,16 +50,22 @@ def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, obj
     Raises:
         ValueError: a number that is none; see `beta_of`.
     """
-    return {
-        "method": environment["METHOD"],
-        "beta": beta_of(environment["METHOD"], environment.get("BETA", "")),
-        "lr": float(environment["LR"]),
+    method, lr, rm_lr = environment["METHOD"], float(environment["LR"]), environment.get("RM_LR", "")
+    found: dict[str, object] = {
+        "method": method,
+        "beta": beta_of(method, environment.get("BETA", "")),
+        "lr": lr,
         "seed": int(environment["SEED"]),
         "steps": int(environment["STEPS"]),
         "heldout_n": int(environment["HELDOUT_N"]),
         "ranks": int(environment["RANKS"]),
         "overrides": overrides,
     }
+    if method == "prime":
+        found["rm_lr"] = float(rm_lr or _RM_LR_RATIO * lr)
+    elif rm_lr:
+        raise ValueError(f"RM_LR={rm_lr}: METHOD={method} has no reward model; leave RM_LR empty")
+    return found
 
 
 def name(environment: dict[str, str], beta: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,26 @@ def test_metrics_of_every_step(run: Run) -> None:
     assert [row["step"] for row in run.rows] == list(range(1, STEPS + 1))
     for step in range(1, STEPS + 1):
         assert set(SPRO_METRICS) <= set(run.metrics(step))
+
+
+def test_what_the_run_was_and_what_it_held_is_recorded(run: Run) -> None:
+    (start,) = json.loads((run.folder / "metrics.provenance.json").read_text())
+    assert "data.train_batch_size=4" in start["overrides"]
+    assert start["versions"]["verl"]
+    metrics = run.metrics(2)
+    assert metrics["memory/actor/optimizer_gib"] > metrics["memory/actor/weights_gib"] > 0
+    for kind in ("workers", "rollout"):
+        assert 0.1 < metrics[f"memory/{kind}/host_peak_gib"] < 8
+    rows = round(metrics["perf/total_num_tokens"] / (metrics["prompt_length/mean"] + metrics["response_length/mean"]))
+    assert metrics["training/generated_tokens/sum"] == pytest.approx(rows * metrics["response_length/mean"])
+
+
+def test_the_reference_is_told_apart_unless_it_is_the_actor(spro_run: Run, wheel_run: Run) -> None:
+    metrics = spro_run.metrics(2)
+    assert metrics["memory/reference/weights_gib"] == metrics["memory/actor/weights_gib"]
+    assert "memory/reference/optimizer_gib" not in metrics
+    # LoRA: the reference is the actor without its adapter.
+    assert not any(key.startswith("memory/reference/") for key in wheel_run.metrics(2))
 
 
 def test_cpr_is_exactly_zero_at_step_1_and_not_later(run: Run) -> None:
