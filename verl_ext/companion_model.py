@@ -216,9 +216,7 @@ def _load_too(original: Callable[..., Any]) -> Callable[..., Any]:
                     "which this run trains beside the actor. Resume a run of the same method, or start anew with "
                     "another trainer.default_local_dir or trainer.resume_mode=disable."
                 )
-            group.load_checkpoint(
-                str(folder / companion.name), del_local_after_load=settings.del_local_ckpt_after_load
-            )
+            group.load_checkpoint(str(folder / companion.name), del_local_after_load=settings.del_local_ckpt_after_load)
         return result
 
     return _load_checkpoint
@@ -228,9 +226,7 @@ def _patch(module: ModuleType) -> None:
     trainer = target(module, "PPOTrainer", __name__)
     wrap(trainer, "_setup", _with_setup, patch=__name__)
     wrap(module, "create_colocated_worker_cls", _add_classes, patch=__name__, parameters=("class_dict",))
-    wrap(
-        target(module, "RayWorkerGroup", __name__), "spawn", _take_groups, patch=__name__, parameters=("prefix_set",)
-    )
+    wrap(target(module, "RayWorkerGroup", __name__), "spawn", _take_groups, patch=__name__, parameters=("prefix_set",))
     wrap(trainer, "_compute_advantage", _call_before, patch=__name__, parameters=("batch", "metrics"))
     wrap(trainer, "_get_required_batch_multiple", _align_rows, patch=__name__, parameters=("dp_size",))
     wrap(trainer, "_save_checkpoint", _save_first, patch=__name__)

@@ -64,36 +64,40 @@ def compute_prime_advantage(
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
     outcome_rewards = _row_sums(token_level_scores)
+    form: dict[str, Any] = {
+        "beta": settings.beta_train,
+        "form": settings.form,
+        "prime_granularity": settings.prime_granularity,
+        "prime_norm": settings.norm,
+    }
+    rows = (rm_log_probs, reference, response_mask, outcome_rewards, index)
+    coefficients = settings.reward_dpo_coef, settings.reward_gt_coef
     advantages, returns = prime_advantage(
-        rm_log_probs,
-        reference,
-        response_mask,
-        outcome_rewards,
-        index,
-        beta=settings.beta_train,
-        reward_dpo_coef=settings.reward_dpo_coef,
-        reward_gt_coef=settings.reward_gt_coef,
-        form=settings.form,
-        prime_granularity=settings.prime_granularity,
-        prime_norm=settings.norm,
+        *rows, reward_dpo_coef=coefficients[0], reward_gt_coef=coefficients[1], **form
     )
-    record(_reward_model_metrics(rm_log_probs, reference, response_mask, outcome_rewards, index, settings.beta_train))
+    record(_reward_model_metrics(*rows, settings.beta_train))
+    if all(coefficients):
+        _, outcome_part = prime_advantage(*rows, reward_dpo_coef=0.0, reward_gt_coef=coefficients[1], **form)
+        record(_process_share(returns, outcome_part))
     return advantages, returns
 
 
-def _row_sums(values: torch.Tensor) -> torch.Tensor:
-    """(B,) the sum of each row, padded or jagged."""
-    if not values.is_nested:
+def _process_share(returns: torch.Tensor, outcome_part: torch.Tensor) -> dict[str, float]:
+    """rms of the process part of the returns over that of the outcome part; 0 where there is no outcome part."""
+    whole, outcome = (x.values() if x.is_nested else x for x in (returns, outcome_part))
+    # Both are 0 at masked places, so that the count of places cancels.
+    outcome_norm = float(outcome.norm())
+    return {"prime/process_share": float((whole - outcome).norm()) / outcome_norm if outcome_norm > 0 else 0.0}
+
+
+def _row_sums(values: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,) the sum of each row, padded or jagged; of a flat tensor with the rows of ``like``, which is jagged."""
+    jagged = like if like is not None else values
+    if not jagged.is_nested:
         return values.sum(dim=-1)
+    flat = values.values() if values.is_nested else values
     # Not values.sum(-1), which pads.
-    return torch.segment_reduce(values.values(), "sum", lengths=values.offsets().diff(), unsafe=True)
-
-
-def _masked_row_sums(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    if not mask.is_nested:
-        return torch.where(mask.bool(), values, 0.0).sum(dim=-1)
-    inside = torch.where(mask.values().bool(), values.values(), 0.0)
-    return torch.segment_reduce(inside, "sum", lengths=mask.offsets().diff(), unsafe=True)
+    return torch.segment_reduce(flat, "sum", lengths=jagged.offsets().diff(), unsafe=True)
 
 
 def _reward_model_metrics(
@@ -105,12 +109,10 @@ def _reward_model_metrics(
     beta: float,
 ) -> dict[str, float]:
     """How well the reward of whole responses agrees with their outcomes; rows without a chosen token count nowhere."""
-    ones = torch.ones_like(response_mask.values() if response_mask.is_nested else response_mask)
-    ones = torch.nested.nested_tensor_from_jagged(ones, response_mask.offsets()) if response_mask.is_nested else ones
-    real = _masked_row_sums(ones.float(), response_mask) > 0
-    scores = beta * (
-        _masked_row_sums(rm_log_probs, response_mask) - _masked_row_sums(ref_log_probs, response_mask)
-    )
+    rm, ref, mask = (x.values() if x.is_nested else x for x in (rm_log_probs, ref_log_probs, response_mask))
+    chosen = mask.bool()
+    real = _row_sums(chosen.float(), like=response_mask) > 0
+    scores = beta * _row_sums(torch.where(chosen, rm - ref, 0.0), like=response_mask)
     scores, outcomes, groups = scores[real], outcome_rewards[real], group_ids[real.numpy()]
     if not len(scores):
         return {}

@@ -135,9 +135,7 @@ def _score(trainer: Any, group: Any, batch: Any) -> None:
 
     # With the temperature of the policy's and the reference's log-probs, of which the rewards are differences.
     temperature = trainer.config.actor_rollout_ref.rollout.temperature
-    output = group.infer_batch(
-        _with_info(batch, compute_loss=False, calculate_entropy=False, temperature=temperature)
-    )
+    output = group.infer_batch(_with_info(batch, compute_loss=False, calculate_entropy=False, temperature=temperature))
     ray.get(output.futures)
     where = {"keys": batch.keys, "partition_id": batch.partition_id}
     data = transfer_queue.kv_batch_get(**where, select_fields=["log_probs", "response_mask"])

@@ -102,9 +102,7 @@ class AccuracyBandBuffer(ReplayBuffer):
 
     # As verl decorates its own `sample`.
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
-    def _sample_from_band(
-        self, global_steps: int, partition_id: str, batch_size: int
-    ) -> tuple[Any, dict[str, Any]]:
+    def _sample_from_band(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         limit = max(int(self.band.oversample_factor * batch_size), batch_size)
         last_debug_time, generated = time.time(), 0
         while True:
@@ -156,9 +154,7 @@ class AccuracyBandBuffer(ReplayBuffer):
         outcomes: dict[str, list[float]] = defaultdict(list)
         lengths: dict[str, list[int]] = defaultdict(list)
         if tags:
-            data = transfer_queue.kv_batch_get(
-                keys=list(tags), partition_id=partition_id, select_fields=["rm_scores"]
-            )
+            data = transfer_queue.kv_batch_get(keys=list(tags), partition_id=partition_id, select_fields=["rm_scores"])
             for (key, tag), scores in zip(tags.items(), data["rm_scores"], strict=True):
                 uid = key.split("_")[0]
                 outcomes[uid].append(float(scores.sum()))

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from recipe.prime_v1.advantage.options import FORMS, GRANULARITIES, NORMS
 from verl_ext.settings_group import SettingsGroup, is_number
 
 _GROUP = "algorithm.prime"
@@ -24,13 +25,12 @@ _OPTIM = SettingsGroup(f"{_GROUP}.optim", SettingsError, example="lr=1e-6")
 # Allowed values. Upstream's update styles `none` and `reverse` and its losses `dpo` and `bon_*` are not ported: its own
 # configuration says that only `ce` is supported.
 _CHOICES = {
-    "form": ("upstream", "paper"),
+    "form": FORMS,
     "update": ("before", "after"),
     "ref_type": ("freeze", "policy"),
     "loss_type": ("ce",),
-    "prime_granularity": ("token", "whole"),
+    "prime_granularity": GRANULARITIES,
 }
-NORMS = ("batch_norm", "none")
 
 
 def _require_number(group: SettingsGroup, owner: Any, key: str, *, above: float | None = None) -> None:
@@ -102,7 +102,7 @@ class PrimeSettings:
         loss_type: ``ce``.
         prime_granularity: a reward per ``token``, or their sum on the last one (``whole``).
         prime_norm: ``batch_norm`` or ``none``; None: what the form asks for.
-        reward_dpo_coef, reward_gt_coef: weights of the implicit rewards and of the outcome.
+        reward_dpo_coef, reward_gt_coef: weights of the implicit rewards and of the outcome, not both 0.
         mini_batch_size: prompts in an update of the reward model; None: the actor's.
         micro_batch_size_per_gpu: rows in one pass of it; None: the actor's.
         optim: its optimiser.
@@ -137,9 +137,7 @@ class PrimeSettings:
     def __post_init__(self) -> None:
         for key, allowed in _CHOICES.items():
             value = getattr(self, key)
-            _SETTINGS.require(
-                isinstance(value, str) and value in allowed, key, value, f"one of {', '.join(allowed)}"
-            )
+            _SETTINGS.require(isinstance(value, str) and value in allowed, key, value, f"one of {', '.join(allowed)}")
         _require_number(_SETTINGS, self, "beta_train", above=0)
         for key in ("reward_dpo_coef", "reward_gt_coef"):
             _require_number(_SETTINGS, self, key)
@@ -155,10 +153,14 @@ class PrimeSettings:
             self.fsdp_config,
             "a group, such as {param_offload: true}",
         )
-        self._check_norm()
+        if self.reward_dpo_coef == 0 and self.reward_gt_coef == 0:
+            raise SettingsError(
+                f"{_GROUP}.reward_dpo_coef=0 and {_GROUP}.reward_gt_coef=0 leave no reward. Set one of them above 0."
+            )
+        self._check_form()
         self._check_band()
 
-    def _check_norm(self) -> None:
+    def _check_form(self) -> None:
         norm = self.prime_norm
         _SETTINGS.require(
             norm is None or (isinstance(norm, str) and norm in NORMS),
@@ -166,11 +168,17 @@ class PrimeSettings:
             norm,
             f"one of {', '.join(NORMS)}, or null",
         )
-        if self.form == "paper" and norm == "batch_norm":
-            raise SettingsError(
-                f"{_GROUP}.prime_norm=batch_norm: the paper has no such step. Set {_GROUP}.prime_norm=none with "
-                f"{_GROUP}.form=paper, or {_GROUP}.form=upstream."
-            )
+        if self.form != "paper":
+            return
+        for key, value, fine in (
+            ("prime_norm", self.norm, "none"),
+            ("prime_granularity", self.prime_granularity, "token"),
+        ):
+            if value != fine:
+                raise SettingsError(
+                    f"{_GROUP}.{key}={value!r}: that is upstream's alone. Set {_GROUP}.{key}={fine} with "
+                    f"{_GROUP}.form=paper, or {_GROUP}.form=upstream"
+                )
 
     def _check_band(self) -> None:
         low, high = self.accuracy_lower_bound, self.accuracy_upper_bound
