@@ -4,12 +4,13 @@ Whitening needs the whole batch's mean and variance, and batch_norm its maximum,
 takes a group at a time, twice while it is in the cache: its baselines, then the process term P of each token, which
 is left in `out` in float32. The second turns P into returns and advantages, both linear in it.
 
-Legend: B rows, G groups; a batch's tensor is a `Flat`, whose row r holds `lengths[r]` values from `starts[r]` on. All is
+Legend: B rows, G groups; a batch's tensor is a `Flat`, whose row r holds `lengths[r]` values from `starts[r]` on. P is
 in units of the log-ratio: beta, norm and coefficient come with the second pass.
 """
 
 import numpy as np
 
+from recipe.spro.advantage.cpu_kernels import HUGE
 from recipe.spro.advantage.cpu_vectors import inline, jit
 
 # What `kind` is in here: upstream's form with rewards per token or for the whole response, and the paper's.
@@ -99,7 +100,7 @@ def process_terms(
             and the maximum of the absolute reverse cumulative sum.
 
     Returns:
-        Whether all is well; if not, a mask is not 0/1 or a log-ratio is not finite, and `out` is void.
+        Whether all is well; if not, a mask is not 0/1 or a log-ratio is not finite or huge, and `out` is void.
     """
     fine = True
     for group in range(first_group, end_group):
@@ -121,7 +122,8 @@ def process_terms(
             reference, inside = ref_log_probs.values[ref_at : ref_at + end], mask.values[mask_at : mask_at + end]
             total = _total(own[: end - 1], reference[: end - 1], inside[: end - 1])
             last = np.float64(own[end - 1]) - np.float64(reference[end - 1])
-            fine &= np.isfinite(total) and np.isfinite(last)
+            # A comparison, which NaN fails too: isfinite asks for x - x == 0, which reordered is true of any a - b.
+            fine &= abs(total) < HUGE and abs(last) < HUGE
             totals[row] = total if kind == UPSTREAM_TOKEN else total + last
             mean_sum += totals[row] / counts[row]
             present += 1
@@ -145,10 +147,11 @@ def process_terms(
                 sums[row], squares[row] = _countdown(inside, target, baseline)
                 largest[row] = abs(totals[row])
             else:
-                last = np.float64(own[end - 1]) - np.float64(reference[end - 1]) if kind == PAPER else 0.0
+                final = np.float64(own[end - 1]) - np.float64(reference[end - 1]) if kind == PAPER else 0.0
                 sums[row], squares[row], largest[row] = _process(
-                    own, reference, inside, target, last, factor, baseline
+                    own, reference, inside, target, final, factor, baseline
                 )
+            fine &= largest[row] < HUGE
     return fine
 
 

@@ -12,7 +12,7 @@ from recipe.prime_v1.advantage import cpu_kernels as kernels
 from recipe.prime_v1.advantage.options import NORM_EPS, VARIANCE_EPS, Options
 from recipe.spro.advantage import buffers
 from recipe.spro.advantage.arguments import Arguments, NeedsCare, check_arguments
-from recipe.spro.advantage.cpu_kernels import HUGE, Flat, Members
+from recipe.spro.advantage.cpu_kernels import Flat, Members
 from recipe.spro.advantage.fused_cpu import flat, in_threads, plain_mask
 from recipe.spro.advantage.groups import Groups
 from recipe.spro.advantage.inputs import check_inputs
@@ -39,10 +39,11 @@ def prime_advantage(
     A token's process reward is beta * (log pi_phi - log pi_ref), phi being the reward model; the outcome stands at the
     last valid token. n counts a group's rows that have a valid token.
 
-    "upstream" is what verl-recipe's code does. Each source becomes x * n / (n - 1) - (sum of the rows' mean x) / (n - 1)
-    and is multiplied by its coefficient; the sum is added up from the end, and that is whitened. Before, the process
-    reward of a row's last valid token is dropped ("token"), and all of them are divided by the largest absolute reverse
-    cumulative sum + 1e-6 ("batch_norm"). Departures, where it cannot be followed or would be wrong:
+    "upstream" is what verl-recipe's code does. The process reward of a row's last valid token is dropped ("token"), and
+    all of them are divided by the largest absolute reverse cumulative sum + 1e-6 ("batch_norm"). Then each source
+    becomes x * n / (n - 1) - (sum of the rows' mean x) / (n - 1), times its coefficient, where the mean is over the
+    places of that source: valid tokens, or the last one. Their sum is added up from the end, and that is whitened.
+    Departures, where it cannot be followed or would be wrong:
       - that maximum is over the batch, not over the part of one data-parallel rank, which nothing here knows of;
       - "whole" puts the row's sum on its last valid token. Upstream assigns a vector to that place, which raises for
         every response of more than one token;
@@ -122,7 +123,7 @@ def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torc
     """Advantages and returns.
 
     Raises:
-        NeedsCare: a mask that is not 0/1, a log-ratio that is not finite, or sums that leave float32.
+        NeedsCare: a mask that is not 0/1, or a log-ratio that is not finite or adds up to more than 1e30.
     """
     like = arguments.log_probs
     mask = _host(plain_mask(arguments.mask))
@@ -140,7 +141,7 @@ def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torc
         return kernels.process_terms(first, end, *inputs, returns, kind, *found)
 
     tokens_of_group = np.add.reduceat(lengths[groups.rows], groups.starts[:-1]) if like.count else lengths
-    if not all(in_threads(tokens_of_group, process_terms)) or process.largest.max(initial=0.0) > HUGE:
+    if not all(in_threads(tokens_of_group, process_terms)):
         raise NeedsCare
 
     # returns = scale * P + offset.

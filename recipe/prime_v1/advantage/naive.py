@@ -118,7 +118,13 @@ def _paper(r: _Tokens, outcomes: list[float], groups: list[list[int]], options: 
 
 def _reverse_cumsum(rows: _Tokens) -> _Tokens:
     """At each valid token the sum from it to the end, over valid tokens."""
-    return [{t: sum(x for s, x in row.items() if s >= t) for t in row} for row in rows]
+    result: _Tokens = [{} for _ in rows]
+    for i, row in enumerate(rows):
+        total = 0.0
+        for t in sorted(row, reverse=True):
+            total += row[t]
+            result[i][t] = total
+    return result
 
 
 def _whiten(rows: _Tokens) -> _Tokens:

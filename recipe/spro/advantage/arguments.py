@@ -90,10 +90,8 @@ def _rows(name: str, x: torch.Tensor, like: Rows | None = None, like_name: str =
             raise ValueError(f"{name} must be 2-D (B, T), got shape {tuple(x.shape)}")
         return Rows.of(x)
     if jagged != (like.offsets is not None) or x.is_nested != jagged or not (jagged or x.layout == torch.strided):
-        layouts = [torch.strided, torch.jagged]
-        raise ValueError(
-            f"{name} has layout {x.layout}, {like_name} has {layouts[like.offsets is not None]}: give both in one layout"
-        )
+        layout = torch.strided if like.offsets is None else torch.jagged
+        raise ValueError(f"{name} has layout {x.layout}, {like_name} has {layout}: give both in one layout")
     if x.dim() != 2 or (not jagged and tuple(x.shape) != (like.count, like.width)):
         raise _shape_error(name, x, like, like_name)
     rows = Rows.of(x)
