@@ -1,9 +1,9 @@
-"""``memory/<component>/<what>_gib``: what actor, reference, critic and rollout hold, apart from each other.
+"""``memory/<component>/<what>_gib``: what actor, reference, critic, reward model and rollout hold, each by itself.
 
 verl logs the peak of a worker process, in which actor and reference live together, and nothing of the rollout's. Here
 the engines are asked for what they hold, in all ranks together:
 
-    memory/{actor,reference,critic,...}/{weights,gradients,optimizer}_gib
+    memory/{actor,reference,critic,reward_model,...}/{weights,gradients,optimizer}_gib
         bytes of the tensors, wherever they are; gradients as they are during the update
     memory/{workers,rollout}/host_peak_gib
         the largest resident memory of the processes on the driver's node so far, libraries included
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from verl_ext.companion_model import groups_of
 from verl_ext.patching import on_import, target, wrap
 
 METHOD = "verl_ext_memory"
@@ -124,7 +125,7 @@ def worker_groups(trainer: Any) -> dict[str, Any]:
         found["reference"] = reference
     if trainer.use_critic:
         found["critic"] = trainer.critic_wg
-    return found
+    return found | {companion.name: group for companion, group in groups_of(trainer)}
 
 
 def is_due(step: int) -> bool:

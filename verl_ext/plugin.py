@@ -23,6 +23,8 @@ EXTENSIONS = (
     "estimator_context",
     "estimator_inputs",
     "estimator_metrics",
+    # After estimator_context, which adds fields to what is fetched inside the advantage stage: it acts before that.
+    "companion_model",
     "generated_tokens",
     "memory_metrics",
     "poll_interval",

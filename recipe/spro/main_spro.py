@@ -10,15 +10,16 @@ import os
 import sys
 from typing import Any
 
-PLUGIN = "recipe.spro.plugin"
+# Of this recipe, and of the other method that `+method=prime` chooses.
+PLUGINS = ("recipe.spro.plugin", "recipe.prime_v1.plugin")
 
 _VARIABLE = "VERL_USE_EXTERNAL_MODULES"
 
 
-def _with_plugin(modules: str) -> str:
-    """The comma-separated modules, with the plugin among them."""
+def _with_plugins(modules: str) -> str:
+    """The comma-separated modules, with the plugins among them."""
     names = [name for name in modules.split(",") if name]
-    return ",".join(names if PLUGIN in names else [*names, PLUGIN])
+    return ",".join([*names, *(plugin for plugin in PLUGINS if plugin not in names)])
 
 
 def _ask_for_the_cpu_stack() -> None:
@@ -30,21 +31,21 @@ def _ask_for_the_cpu_stack() -> None:
     os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 
-def _forward_plugin_to_other_nodes(config: Any) -> None:
+def _forward_plugins_to_other_nodes(config: Any) -> None:
     """Have Ray set the variable for its workers, which inherit this process's environment on this node only."""
     from omegaconf import OmegaConf
 
     key = f"ray_kwargs.ray_init.runtime_env.env_vars.{_VARIABLE}"
     asked = OmegaConf.select(config, key) or os.environ[_VARIABLE]
-    OmegaConf.update(config, key, _with_plugin(asked), force_add=True)
+    OmegaConf.update(config, key, _with_plugins(asked), force_add=True)
 
 
 def main() -> None:
     """Compose the configuration and hand it to verl's own entry, which checks it and trains."""
     if "+stack=cpu" in sys.argv:
         _ask_for_the_cpu_stack()
-    # `import verl` loads the plugin here and in every process that inherits this environment.
-    os.environ[_VARIABLE] = _with_plugin(os.environ.get(_VARIABLE, ""))
+    # `import verl` loads the plugins here and in every process that inherits this environment.
+    os.environ[_VARIABLE] = _with_plugins(os.environ.get(_VARIABLE, ""))
 
     # After the environment is set: verl reads it when it is imported.
     import hydra
@@ -52,7 +53,7 @@ def main() -> None:
 
     @hydra.main(config_path="config", config_name="spro_trainer", version_base=None)
     def run(config: Any) -> None:
-        _forward_plugin_to_other_nodes(config)
+        _forward_plugins_to_other_nodes(config)
         # verl's entry without its own hydra.main around it.
         main_ppo.main.__wrapped__(config)
 

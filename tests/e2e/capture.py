@@ -12,10 +12,12 @@ from verl_ext.patching import on_import, wrap
 
 FIELDS = (
     "uid",
+    "prompts",
     "responses",
     "response_mask",
     "old_log_probs",
     "ref_log_prob",
+    "rm_log_probs",
     "rollout_log_probs",
     "rm_scores",
     "advantages",

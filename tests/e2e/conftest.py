@@ -86,7 +86,8 @@ def base_of_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _write_base(tmp_path_factory.mktemp("base_of_lines"), tokenizer)
 
 
-def _finished(run: Run) -> Run:
+def finished(run: Run) -> Run:
+    """Run it to its end, which must be a good one, and note what it leaves behind."""
     try:
         status = run.finish()
         assert status == 0, run.log[-6000:]
@@ -100,13 +101,13 @@ def _finished(run: Run) -> Run:
 @pytest.fixture(scope="session")
 def spro_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Full fine-tuning, one rank, synchronous, through our own entry."""
-    return _finished(make_run(base, tmp_path_factory.mktemp("spro")))
+    return finished(make_run(base, tmp_path_factory.mktemp("spro")))
 
 
 @pytest.fixture(scope="session")
 def colocated_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Full fine-tuning, two data-parallel ranks, trainer mode colocate_async."""
-    return _finished(
+    return finished(
         make_run(
             base,
             tmp_path_factory.mktemp("colocated"),
@@ -121,7 +122,7 @@ def colocated_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def line_run(base_of_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A step is a line."""
     extra = ["algorithm.spro.step=line", "algorithm.spro.beta=0.5"]
-    return _finished(make_run(base_of_lines, tmp_path_factory.mktemp("line"), *extra, steps=STEPS_OF_WIDE_STEPS))
+    return finished(make_run(base_of_lines, tmp_path_factory.mktemp("line"), *extra, steps=STEPS_OF_WIDE_STEPS))
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +142,7 @@ def tool_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         f"{rollout}.multi_turn.max_assistant_turns={TURNS}",
         f"{rollout}.multi_turn.function_tool_path={ROOT}/tests/e2e/tool.py",
     ]
-    return _finished(make_run(base, folder, *extra, steps=STEPS_OF_WIDE_STEPS))
+    return finished(make_run(base, folder, *extra, steps=STEPS_OF_WIDE_STEPS))
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +201,7 @@ def wheel_run(base: Path, wheel_environment: Path, tmp_path_factory: pytest.Temp
         python_path=elsewhere,
         plugins="recipe.spro.plugin",
     )
-    return _finished(run)
+    return finished(run)
 
 
 @pytest.fixture(scope="session")

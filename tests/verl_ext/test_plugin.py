@@ -23,11 +23,15 @@ PATCHED: dict[str, list[str]] = {
         "verl_ext.jagged_advantage",
         "verl_ext.estimator_context",
         "verl_ext.estimator_metrics",
+        "verl_ext.companion_model",
         "verl_ext.reward_metrics",
     ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._step_once": ["verl_ext.generated_tokens"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": ["verl_ext.memory_metrics"],
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._clear_groups": ["verl_ext.generated_tokens"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._setup": ["verl_ext.companion_model"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._save_checkpoint": ["verl_ext.companion_model"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._load_checkpoint": ["verl_ext.companion_model", "verl_ext.resume"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._log_rollout_data": ["verl_ext.reward_dumps"],
     "verl.trainer.ppo.ray_trainer:RayPPOTrainer.fit": ["verl_ext.estimator_context"],
     "transfer_queue:kv_batch_get": ["verl_ext.estimator_context"],
@@ -64,7 +68,7 @@ def test_loading_imports_nothing_heavy() -> None:
     code = """
 import sys, time
 start = time.perf_counter()
-import verl_ext.plugin, recipe.spro.plugin
+import verl_ext.plugin, recipe.spro.plugin, recipe.prime_v1.plugin
 seconds = time.perf_counter() - start
 heavy = [name for name in ("torch", "verl", "ray", "vllm", "transformers", "numpy", "pyarrow") if name in sys.modules]
 assert not heavy, heavy

@@ -18,7 +18,7 @@ class NeedsCare(Exception):
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of an SPRO advantage, of which only the values of tokens are still unchecked."""
+    """The arguments of an advantage from log-ratios, of which only the values of tokens are still unchecked."""
 
     log_probs: Rows  # float32 or float64
     ref_log_probs: Rows
@@ -27,6 +27,7 @@ class Arguments:
     rewards: np.ndarray  # (B,) float64, finite
     groups: Groups
     final_rows: np.ndarray | None  # (B,) int64, the row that speaks for each row's session
+    name: str = "log_probs"  # what errors call `log_probs`
 
 
 def check_arguments(
@@ -37,18 +38,19 @@ def check_arguments(
     group_ids: torch.Tensor | np.ndarray,
     step_ids: torch.Tensor | None,
     final_rows: torch.Tensor | None = None,
+    name: str = "log_probs",
 ) -> Arguments:
-    """Check what needs no look at the tokens.
+    """Check what needs no look at the tokens. `name` is what the caller's users know `log_probs` as.
 
     Raises:
         ValueError: layouts, shapes or devices that differ; a non-finite outcome. Names the argument and the row.
         TypeError: not a tensor; log-probs that are not float32 or float64.
     """
-    policy = _rows("log_probs", log_probs)
-    reference = _rows("ref_log_probs", ref_log_probs, policy)
-    mask = _rows("response_mask", response_mask, policy)
-    steps = None if step_ids is None else _rows("step_ids", step_ids, policy)
-    _check_precision("log_probs", policy.values.dtype)
+    policy = _rows(name, log_probs)
+    reference = _rows("ref_log_probs", ref_log_probs, policy, name)
+    mask = _rows("response_mask", response_mask, policy, name)
+    steps = None if step_ids is None else _rows("step_ids", step_ids, policy, name)
+    _check_precision(name, policy.values.dtype)
     _check_precision("ref_log_probs", reference.values.dtype)
     if steps is not None and not _is_integer(steps.values.dtype):
         raise ValueError(f"step_ids must be integers, got {steps.values.dtype}")
@@ -68,7 +70,7 @@ def check_arguments(
     if isinstance(group_ids, torch.Tensor) and not (_is_integer(group_ids.dtype) or group_ids.dtype == torch.bool):
         raise ValueError(f"group_ids must be integers, got {group_ids.dtype}")
     groups = Groups.of(group_ids)
-    return Arguments(policy, reference, mask, steps, rewards, groups, _final_rows(final_rows, groups))
+    return Arguments(policy, reference, mask, steps, rewards, groups, _final_rows(final_rows, groups), name)
 
 
 def first_true(bad: torch.Tensor) -> tuple[int, ...] | None:
@@ -76,7 +78,7 @@ def first_true(bad: torch.Tensor) -> tuple[int, ...] | None:
     return tuple(bad.nonzero()[0].tolist()) if bad.any() else None
 
 
-def _rows(name: str, x: torch.Tensor, like: Rows | None = None) -> Rows:
+def _rows(name: str, x: torch.Tensor, like: Rows | None = None, like_name: str = "") -> Rows:
     """The rows of one argument, which has the layout, the shape and the device of `like`."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
@@ -88,23 +90,21 @@ def _rows(name: str, x: torch.Tensor, like: Rows | None = None) -> Rows:
             raise ValueError(f"{name} must be 2-D (B, T), got shape {tuple(x.shape)}")
         return Rows.of(x)
     if jagged != (like.offsets is not None) or x.is_nested != jagged or not (jagged or x.layout == torch.strided):
-        layouts = [torch.strided, torch.jagged]
-        raise ValueError(
-            f"{name} has layout {x.layout}, log_probs has {layouts[like.offsets is not None]}: give both in one layout"
-        )
+        layout = torch.strided if like.offsets is None else torch.jagged
+        raise ValueError(f"{name} has layout {x.layout}, {like_name} has {layout}: give both in one layout")
     if x.dim() != 2 or (not jagged and tuple(x.shape) != (like.count, like.width)):
-        raise _shape_error(name, x, like)
+        raise _shape_error(name, x, like, like_name)
     rows = Rows.of(x)
     if rows.count != like.count:
-        raise _shape_error(name, x, like)
+        raise _shape_error(name, x, like, like_name)
     if rows.values.device != like.values.device:
         raise ValueError(
-            f"{name} is on {rows.values.device}, log_probs is on {like.values.device}: move both to one device"
+            f"{name} is on {rows.values.device}, {like_name} is on {like.values.device}: move both to one device"
         )
     if jagged and not (rows.offsets is like.offsets and rows.holes is like.holes):
         own, lengths = rows.lengths(), like.lengths()
         if (at := first_true(own != lengths)) is not None:
-            raise ValueError(f"{name} has {int(own[at])} tokens in row {at[0]}, log_probs has {int(lengths[at])}")
+            raise ValueError(f"{name} has {int(own[at])} tokens in row {at[0]}, {like_name} has {int(lengths[at])}")
     return rows
 
 
@@ -129,9 +129,9 @@ def _final_rows(final_rows: torch.Tensor | None, groups: Groups) -> np.ndarray |
     return final
 
 
-def _shape_error(name: str, x: torch.Tensor, like: Rows) -> ValueError:
+def _shape_error(name: str, x: torch.Tensor, like: Rows, like_name: str) -> ValueError:
     expected = (like.count, like.width) if like.offsets is None else (like.count, "t_i")
-    return ValueError(f"{name} has shape {tuple(x.shape)}, log_probs has {expected}")
+    return ValueError(f"{name} has shape {tuple(x.shape)}, {like_name} has {expected}")
 
 
 def _is_integer(dtype: torch.dtype) -> bool:

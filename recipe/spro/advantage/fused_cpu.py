@@ -46,7 +46,7 @@ class _Batch:
     def new(self, dtype: torch.dtype) -> tuple[Rows, Flat]:
         """Room for a result, as we return it and as the kernels fill it."""
         rows = self.like.empty_like(dtype)
-        return rows, _flat(rows)
+        return rows, flat(rows)
 
     def none(self, dtype: type) -> Flat:
         """A result that nobody asked for."""
@@ -66,10 +66,10 @@ def advantage(
     like = arguments.log_probs
     lengths = like.lengths().numpy()
     batch = _Batch(
-        _flat(like),
-        _flat(arguments.ref_log_probs),
-        _flat(_plain_mask(arguments.mask)),
-        None if arguments.step_ids is None else _flat(arguments.step_ids),
+        flat(like),
+        flat(arguments.ref_log_probs),
+        flat(plain_mask(arguments.mask)),
+        None if arguments.step_ids is None else flat(arguments.step_ids),
         lengths,
         int(lengths.max(initial=0)),
         Members(groups.rows, groups.starts),
@@ -96,7 +96,7 @@ def advantage(
     def add_outcome(first: int, end: int) -> None:
         kernels.add_outcome(first, end, batch.lengths, batch.mask, out, outcome, options.process_sign * scale)
 
-    _in_threads(batch.lengths, add_outcome)
+    in_threads(batch.lengths, add_outcome)
     if not options.return_parts and not with_stats:
         return result.tensor(), None, None
 
@@ -108,7 +108,7 @@ def advantage(
         inputs = (batch.lengths, batch.log_probs, batch.ref_log_probs, batch.mask, float(options.beta))
         return kernels.cumulative_rewards(first, end, *inputs, cpr, cpr_sums, _scratch(1, kernels.TILE))
 
-    cpr_abs_max = max(_in_threads(batch.lengths, rewards))
+    cpr_abs_max = max(in_threads(batch.lengths, rewards))
     parts = None
     if cpr_rows is not None and alive_rows is not None and msa is not None:
         outcome_B, scale_ = torch.from_numpy(outcome).float(), torch.tensor(scale, dtype=torch.float32)
@@ -151,7 +151,7 @@ def _run(
         def token_steps(first: int, end: int) -> tuple[bool, int]:
             return kernels.token_advantages(first, end, *inputs, out, *how, _scratch(largest, tile))
 
-        results = _in_threads(tokens_of_group, token_steps)
+        results = in_threads(tokens_of_group, token_steps)
         if len(alive.values):
             kernels.count_alive(batch.members, batch.lengths, batch.mask, alive, np.empty(batch.width, np.int64))
     else:
@@ -161,13 +161,13 @@ def _run(
             tables = np.zeros(size), np.zeros(size, np.int64)
             return step_kernels.step_advantages(first, end, *inputs, step_ids, lowest, out, *how, alive, *tables)
 
-        results = _in_threads(tokens_of_group, wide_steps)
+        results = in_threads(tokens_of_group, wide_steps)
     if not all(fine for fine, _ in results):
         raise NeedsCare
     return sum(alone for _, alone in results)
 
 
-def _in_threads(sizes: np.ndarray, work: Callable[[int, int], Any]) -> list[Any]:
+def in_threads(sizes: np.ndarray, work: Callable[[int, int], Any]) -> list[Any]:
     """work(first, end) over ranges of things (rows, groups) of these sizes in tokens, in as many threads as torch has.
 
     What is done with a thing must not depend on where a range ends, so that the number of threads changes no bit.
@@ -216,14 +216,15 @@ def _aligned(size: int) -> np.ndarray:
     return x[skip : skip + size]
 
 
-def _flat(rows: Rows) -> Flat:
+def flat(rows: Rows) -> Flat:
+    """Rows on the CPU as the kernels take them."""
     values = rows.values.view(torch.uint8) if rows.values.dtype == torch.bool else rows.values
     if rows.offsets is None:
         return Flat(values.numpy(), np.arange(rows.count) * rows.step)
     return Flat(values.numpy(), rows.offsets.numpy()[:-1].astype(np.int64, copy=False))
 
 
-def _plain_mask(mask: Rows) -> Rows:
+def plain_mask(mask: Rows) -> Rows:
     """A mask of bool or integers; any other is compared."""
     dtype = mask.values.dtype
     if not dtype.is_floating_point and not dtype.is_complex:

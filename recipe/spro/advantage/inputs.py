@@ -42,7 +42,7 @@ def check_inputs(arguments: Arguments) -> Inputs:
     if (at := first_true((mask_BT != 0) & (mask_BT != 1))) is not None:
         raise ValueError(f"response_mask must be 0 or 1; row {at[0]}, position {at[1]} is {mask_BT[at].item()}")
     valid_BT = mask_BT.bool()
-    for name, x in (("log_probs", log_probs_BT), ("ref_log_probs", ref_log_probs_BT)):
+    for name, x in ((arguments.name, log_probs_BT), ("ref_log_probs", ref_log_probs_BT)):
         if (at := first_true(valid_BT & ~x.isfinite())) is not None:
             raise ValueError(
                 f"{name} must be finite where response_mask is 1; row {at[0]}, position {at[1]} is {x[at].item()}"

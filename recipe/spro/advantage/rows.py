@@ -77,9 +77,13 @@ class Rows:
         inside = columns < lengths[:, None]
         return inside, (self.starts()[:, None] + columns)[inside]
 
+    def size(self) -> int:
+        """How many values `empty_like` has."""
+        return self.count * self.width if self.offsets is None else len(self.values)
+
     def empty_like(self, dtype: torch.dtype = torch.float32) -> "Rows":
         """Dense rows of the same lengths, for a result that every place of a row is written to."""
-        size = self.count * self.width if self.offsets is None else len(self.values)
+        size = self.size()
         if self.holes is not None:
             # Values that belong to no row are nobody's to write.
             values = torch.zeros(size, dtype=dtype, device=self.values.device)
@@ -87,6 +91,10 @@ class Rows:
             values = buffers.empty(size)
         else:
             values = torch.empty(size, dtype=dtype, device=self.values.device)
+        return self.over(values)
+
+    def over(self, values: torch.Tensor) -> "Rows":
+        """Dense rows of the same lengths over these values, `size` of them."""
         if self.offsets is None:
             return Rows(values, self.count, self.width, self.width)
         return Rows(values, self.count, 0, 0, self.offsets, self.holes, self.like)

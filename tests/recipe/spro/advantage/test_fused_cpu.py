@@ -30,7 +30,7 @@ NAN = float("nan")
 
 def in_float64(batch: dict[str, Any], **options: Any) -> torch.Tensor:
     """Plain torch, which test_agreement holds to the oracle: for sizes at which loops take minutes."""
-    tensors = {name: batch.get(name) for name in ("step_ids", "final_rows")}
+    tensors: dict[str, Any] = {name: batch.get(name) for name in ("step_ids", "final_rows")}
     arguments = {name: x for name, x in batch.items() if name not in tensors}
     return torch_impl.advantage(check_inputs(check_arguments(**arguments, **tensors)), Options(**options))[0]
 
