@@ -4,8 +4,9 @@
 
 PATH is verl-recipe's prime/prime_core_algos.py, which is not shipped with us. Correctness comes first: on a failure
 nothing is timed. Contenders take turns in one thread, and a ratio is taken within each turn, so that what else the
-machine does hits both; times are that thread's processor time, which leaves out waiting for a core. Upstream gets its batch as it needs it, in contiguous groups with the scores already made; ours
-has shuffled rows and starts from the log-probs. `--check` exits with 1 where the target is missed.
+machine does hits both; times are that thread's processor time, which leaves out waiting for a core. Upstream gets its
+batch as it needs it, in contiguous groups with the scores already made; ours has shuffled rows and starts from the
+log-probs. `--check` exits with 1 where the target is missed.
 """
 
 from __future__ import annotations
