@@ -4,9 +4,9 @@
 
 PATH is verl-recipe's prime/prime_core_algos.py, which is not shipped with us. Correctness comes first: on a failure
 nothing is timed. Contenders take turns in one thread, and a ratio is taken within each turn, so that what else the
-machine does hits both; times are that thread's processor time, which leaves out waiting for a core. Upstream gets its
-batch as it needs it, in contiguous groups with the scores already made; ours has shuffled rows and starts from the
-log-probs. `--check` exits with 1 where the target is missed.
+machine does hits both; run it where a core is free, for times are of the wall clock (a thread's processor time may
+leave out the faults of fresh memory, of which upstream's loop takes much). Upstream gets its batch as it needs it, in
+contiguous groups with the scores already made; ours has shuffled rows and starts from the log-probs. `--check` exits with 1 where the target is missed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def contenders(upstream: ModuleType, rows: int, width: int) -> dict[str, Callabl
 
 
 def run(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Processor seconds of each contender in each turn; a call before fills the caches with its own, untimed."""
+    """Seconds of each contender in each turn; a call before fills the caches with its own, untimed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -93,9 +93,9 @@ def run(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float
         for _ in range(turns):
             for name, call in calls.items():
                 call()
-                start = time.thread_time()
+                start = time.perf_counter()
                 result = call()
-                seconds[name].append(time.thread_time() - start)
+                seconds[name].append(time.perf_counter() - start)
                 # Freed outside of the timing, as the trainer's batch is.
                 del result
     finally:
