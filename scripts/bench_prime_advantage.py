@@ -6,7 +6,8 @@ PATH is verl-recipe's prime/prime_core_algos.py, which is not shipped with us. C
 nothing is timed. Contenders take turns in one thread, and a ratio is taken within each turn, so that what else the
 machine does hits both; run it where a core is free, for times are of the wall clock (a thread's processor time may
 leave out the faults of fresh memory, of which upstream's loop takes much). Upstream gets its batch as it needs it, in
-contiguous groups with the scores already made; ours has shuffled rows and starts from the log-probs. `--check` exits with 1 where the target is missed.
+contiguous groups with the scores already made; ours has shuffled rows and starts from the log-probs.
+`--check` exits with 1 where the target is missed.
 """
 
 from __future__ import annotations
