@@ -69,7 +69,7 @@ class Run:
                 return list(found), list(found.values())
         return [], []
 
-    def keys(self) -> set[str]:
+    def logged(self) -> set[str]:
         """Every metric that some step logged."""
         return set().union(*self.steps.values()) if self.steps else set()
 
@@ -85,7 +85,7 @@ class Run:
             absent: what a step without the metric counts as; None leaves such a step out.
         """
         rows = [self.steps[step] for step in self.training_steps() if step > WARM_AFTER]
-        values = [row[key] if key in row else absent for row in rows]
+        values = [row.get(key, absent) for row in rows]
         numbers = [value for value in values if value is not None]
         return fmean(numbers) if numbers and any(key in row for row in rows) else None
 

@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 # Each estimate starts anew from this seed, so that it does not depend on what was computed before it.
 SEED = 0
 RESAMPLES = 20_000
+# For the bands of curves, which have many points and no digits to read.
+RESAMPLES_OF_A_BAND = 2_000
 LEVEL = 0.95
 
 # method.md: below half of its best so far in two consecutive evaluations, and not recovered by the end of the run.
 COLLAPSE_RATIO, COLLAPSE_EVALUATIONS = 0.5, 2
+
+# TensorBoard keeps float32: the same accuracy may differ from its double in the eighth digit.
+SLACK = 1e-6
 
 Curve = Sequence[tuple[int, float]]
 
@@ -32,12 +37,12 @@ class Estimate:
 # rliable 1.2.0 itself cannot be imported beside the pinned pandas 3.1: it asks for arch < 8, whose newest (7.2.0) ends
 # in a TypeError of pandas' deprecate_kwarg, and arch 8.0.0 refuses the `random_state` that rliable hands it. What it
 # does with one task is this resampling of runs and these percentiles; a test holds numbers that rliable computed.
-def _resampled_means(values: NDArray[np.float64], stream: int) -> NDArray[np.float64]:
+def _resampled_means(values: NDArray[np.float64], stream: int, count: int = RESAMPLES) -> NDArray[np.float64]:
     random = np.random.default_rng([SEED, stream])
-    means = np.empty((RESAMPLES, values.shape[1]))
+    means = np.empty((count, values.shape[1]))
     for column in range(values.shape[1]):
         # Each task (here an evaluation) is a stratum of its own, resampled independently.
-        chosen = random.integers(len(values), size=(RESAMPLES, len(values)))
+        chosen = random.integers(len(values), size=(count, len(values)))
         means[:, column] = values[chosen, column].mean(axis=1)
     return means
 
@@ -47,7 +52,7 @@ def _interval(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
     return low, high
 
 
-def means(rows: Sequence[Sequence[float]]) -> list[Estimate]:
+def means(rows: Sequence[Sequence[float]], resamples: int = RESAMPLES) -> list[Estimate]:
     """Mean over runs with a 95 % interval: rliable's stratified bootstrap over runs, percentile method.
 
     Args:
@@ -60,7 +65,7 @@ def means(rows: Sequence[Sequence[float]]) -> list[Estimate]:
     middle = values.mean(axis=0)
     if len(values) == 1:
         return [Estimate(float(value), None, None, 1) for value in middle]
-    low, high = _interval(_resampled_means(values, 0))
+    low, high = _interval(_resampled_means(values, 0, resamples))
     return [Estimate(float(m), float(a), float(b), len(values)) for m, a, b in zip(middle, low, high, strict=True)]
 
 
@@ -100,7 +105,7 @@ def first_reach(curve: Curve, target: float) -> int | None:
 
     Nothing is interpolated between evaluations, so the true step lies after the evaluation before it.
     """
-    return next((step for step, accuracy in curve if accuracy >= target), None)
+    return next((step for step, accuracy in curve if accuracy >= target - SLACK), None)
 
 
 def collapse_step(curve: Curve) -> int | None:
@@ -109,7 +114,8 @@ def collapse_step(curve: Curve) -> int | None:
     A collapse is held-out greedy accuracy below half of its best so far in two consecutive evaluations, not recovered
     by the end of the run.
     """
-    best, fallen = 0.0, []
+    best = 0.0
+    fallen: list[int] = []
     for step, accuracy in curve:
         best = max(best, accuracy)
         fallen = [*fallen, step] if accuracy < COLLAPSE_RATIO * best else []
