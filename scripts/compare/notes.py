@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from typing import Any
 
 from scripts.compare.comparison import BASELINE_NAME, Comparison
@@ -24,11 +23,6 @@ def overrides(run: Measures) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
-def differing(groups: dict[str, Hashable]) -> bool:
-    """Whether the values differ."""
-    return len(set(groups.values())) > 1
-
-
 def inequalities(comparison: Comparison) -> list[str]:
     """Settings, other than method, beta and seed, in which the runs differ: the comparison is then not equal."""
     found = []
@@ -36,17 +30,17 @@ def inequalities(comparison: Comparison) -> list[str]:
     keys = sorted({key for run in runs for key in run.run.settings} - set(OWN))
     with_settings = [run for run in runs if run.run.settings]
     for key in keys:
-        by_value = _by_value(with_settings, lambda run, key=key: run.run.settings.get(key))  # type: ignore[misc]
+        by_value = _by_value(with_settings, lambda run, key=key: run.run.settings.get(key))
         if len(by_value) > 1:
             found.append(f"Runs differ in {key}: {_list(by_value)}.")
     recorded = [run for run in runs if overrides(run)]
     for key in sorted({key for run in recorded for key in overrides(run) if key.startswith("data.")} - set(PLACES)):
-        by_value = _by_value(recorded, lambda run, key=key: overrides(run).get(key))  # type: ignore[misc]
+        by_value = _by_value(recorded, lambda run, key=key: overrides(run).get(key))
         if len(by_value) > 1:
             found.append(f"Runs differ in {key}: {_list(by_value)}.")
     for key in ("commit", "versions", "hardware", "runs_at_once"):
         known = [run for run in runs if run.run.provenance]
-        by_value = _by_value(known, lambda run, key=key: (run.run.provenance or {}).get(key))  # type: ignore[misc]
+        by_value = _by_value(known, lambda run, key=key: (run.run.provenance or {}).get(key))
         if len(by_value) > 1:
             names = "; ".join(run_names(group, 2) for group in by_value.values())
             found.append(f"Runs differ in {key.replace('_', ' ')} (see provenance): {names}.")
@@ -139,16 +133,16 @@ def limits(comparison: Comparison) -> list[str]:
             + (": with three it is simply their range." if 3 in counts else ": it knows only the seeds that were run.")
         )
     found.append(
-        "Wall-clock and device-hours are the sum of timing_s/step, which saves checkpoints but, in verl's V1 trainer, does "
-        "not evaluate; start-up is left out too. Runs that shared a machine slow each other down."
+        "Wall-clock and device-hours are the sum of timing_s/step, which saves checkpoints but, in verl's V1 trainer, "
+        "does not evaluate; start-up is left out too. Runs that shared a machine slow each other down."
     )
     if not any((run.run.provenance or {}).get("runs_at_once") for run in comparison.runs):
         found.append("How many runs shared the machine was not recorded: differences in time may be the neighbours'.")
     elif any((run.run.provenance or {}).get("runs_at_once", 1) != 1 for run in comparison.runs):
         found.append("Some runs shared their machine with others (see provenance): their times are not their own.")
     found.append(
-        "Generated tokens are response_length/mean times the number of responses, of the responses that were trained on: "
-        "what a method sampled and threw away is in its time, not in its tokens."
+        "Generated tokens are response_length/mean times the number of responses, of the responses that were trained "
+        "on: what a method sampled and threw away is in its time, not in its tokens."
     )
     origins = {run.devices_from for run in comparison.runs}
     if "assumed" in origins:
@@ -166,17 +160,17 @@ def limits(comparison: Comparison) -> list[str]:
             found.append(f"{panel.title} was not logged by {', '.join(without)}{reason}.")
         if len(panel.keys) > 1 and used:
             found.append(
-                f"{panel.title}: {', '.join(sorted(used))}. actor/reward_kl_penalty is the mean log-ratio of old policy and "
-                "reference (k1 estimate, so it may be below 0); actor/kl_loss depends on kl_loss_type."
+                f"{panel.title}: {', '.join(sorted(used))}. actor/reward_kl_penalty is the mean log-ratio of old policy "
+                "and reference (k1 estimate, so it may be below 0); actor/kl_loss depends on kl_loss_type."
             )
     if not any(method.memory for method in comparison.methods):
         found.append("Memory by component was not logged.")
-    heldout = {run.run.settings.get("heldout_n") for run in comparison.runs} - {None}
+    heldout = sorted({int(n) for run in comparison.runs if (n := run.run.settings.get("heldout_n"))})
     if heldout:
-        sizes = ", ".join(f"{n:,}" for n in sorted(heldout))
+        sizes = ", ".join(f"{n:,}" for n in heldout)
         found.append(
             f"Each evaluation is on {sizes} held-out problems: the sampling error of one accuracy is up to "
-            f"{0.5 / min(heldout) ** 0.5:.3f} (one standard error), and is part of the spread between seeds."
+            f"{0.5 / heldout[0] ** 0.5:.3f} (one standard error), and is part of the spread between seeds."
         )
     found.append("The best accuracy of several evaluations is biased upwards; the final one is not.")
     return found

@@ -1,0 +1,211 @@
+"""The report's figures: what is drawn. How it looks is in drawing.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from scripts.compare.comparison import Comparison, Method
+from scripts.compare.drawing import Canvas, Picture, line
+from scripts.compare.measures import PANELS, Measures, Panel
+from scripts.compare.statistics import Estimate
+from scripts.compare.tables import amount, phase_names
+
+# name, title, axis label, divisor of the unit
+AXES = (
+    ("steps", "Accuracy against steps", "training step", 1.0),
+    ("tokens", "Accuracy against generated tokens", "generated tokens", 1.0),
+    ("wall-clock", "Accuracy against wall-clock", "training time (hours)", 3600.0),
+    ("device-hours", "Accuracy against device-hours", "device-hours", 1.0),
+)
+
+# Hover points on a dense curve.
+TIPS = 25
+
+
+def pictures(comparison: Comparison) -> dict[str, list[Picture]]:
+    """Every figure that the runs have data for, by section: accuracy, health, cost."""
+    legend = tuple((method.label, index) for index, method in enumerate(comparison.methods))
+    accuracy = []
+    for axis, title, label, unit in AXES:
+        if all(run.at(axis, 0) is not None for run in comparison.runs):
+            draw = partial(_accuracy, comparison=comparison, axis=axis, label=label, unit=unit)
+            words = f"{title}: mean and 95 % interval over seeds, thin lines are single runs."
+            accuracy.append(Picture(f"accuracy-{axis}", title, words, draw, legend))
+    health = []
+    for panel in PANELS:
+        shown = tuple((m.label, index) for index, m in enumerate(comparison.methods) if m.band(panel))
+        if shown:
+            words = f"{panel.title} over training steps, mean and 95 % interval over seeds."
+            draw = partial(_panel, comparison=comparison, panel=panel)
+            health.append(Picture(panel.name, panel.title, words, draw, shown))
+    cost = []
+    height = 1.1 + 0.42 * len(comparison.methods)
+    if names := phase_names(comparison):
+        parts = tuple((name, index) for index, name in enumerate(names))
+        words = "Mean seconds of a training step, by phase, one bar a method."
+        draw = partial(_bars, comparison=comparison, names=names, of=_phase_parts, label="seconds a step")
+        cost.append(Picture("phases", "Time of a step by phase", words, draw, parts, of_parts=True, size=(5.4, height)))
+    if names := sorted({component for m in comparison.methods for component in m.memory}):
+        parts = tuple((name.replace("_", " "), index) for index, name in enumerate(names))
+        words = "Memory by component, one bar a method."
+        kind = "peak" if comparison.memory_kind == "peak" else "static"
+        label = "GiB, sum of peaks" if kind == "peak" else "GiB of weights, gradients and optimizer"
+        draw = partial(_bars, comparison=comparison, names=names, of=partial(_memory_parts, kind=kind), label=label)
+        cost.append(Picture("memory", "Memory by component", words, draw, parts, of_parts=True, size=(5.4, height)))
+    return {"accuracy": accuracy, "health": health, "cost": cost}
+
+
+def _hover(label: str, where: str, value: Estimate, digits: int) -> str:
+    text = f"{label}, {where}: {amount(value.mean, digits)}"
+    if value.low is not None and value.high is not None:
+        text += f" ({amount(value.low, digits)} to {amount(value.high, digits)}, {value.n} seeds)"
+    return text
+
+
+def _thousands(value: float, _: int) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _band(canvas: Canvas, index: int, xs: list[float], values: list[Estimate]) -> None:
+    lows = [value.low for value in values if value.low is not None]
+    highs = [value.high for value in values if value.high is not None]
+    if len(lows) == len(xs) > 1:
+        band = canvas.axis.fill_between(xs, lows, highs, color=canvas.colour(index), alpha=0.10, linewidth=0)
+        band.set_gid(f"series-{index}-band")
+
+
+def _run_line(canvas: Canvas, index: int, run: Measures, xs: list[float]) -> None:
+    """A single run, thin; a collapsed one dotted, with a cross where it fell."""
+    ys = [accuracy for _, accuracy in run.curve]
+    style = "-" if run.collapse is None else ":"
+    (drawn,) = canvas.axis.plot(xs, ys, color=canvas.colour(index), linewidth=0.8, alpha=0.45, linestyle=style)
+    drawn.set_gid(f"series-{index}-run{run.run.seed}")
+    if run.collapse is None:
+        return
+    drawn.set(alpha=0.9, linewidth=1.3)
+    place = [step for step, _ in run.curve].index(run.collapse)
+    marker = {"marker": "X", "markersize": 9, "markeredgecolor": canvas.theme.background, "linestyle": "none"}
+    (cross,) = canvas.axis.plot(xs[place], ys[place], color=canvas.colour(index), zorder=6, clip_on=False, **marker)
+    text = f"{run.run.label}, seed {run.run.seed} collapsed: {ys[place]:.3f} at step {run.collapse:,}, never recovered"
+    cross.set_gid(canvas.tip(text))
+    note = canvas.axis.annotate(
+        f"collapsed (seed {run.run.seed})",
+        (xs[place], ys[place]),
+        xytext=(0, 9),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8.5,
+        color=canvas.colour(index),
+    )
+    note.set_gid(f"series-{index}-note")
+
+
+def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, unit: float) -> None:
+    """Mean accuracy at the mean cost of each common evaluation; single runs at their own cost."""
+    for index, method in enumerate(comparison.methods):
+        for run in method.runs:
+            spent = [run.at(axis, step) for step, _ in run.curve]
+            if method.n > 1 or run.collapse is not None:
+                _run_line(canvas, index, run, [(value or 0.0) / unit for value in spent])
+        steps = list(method.accuracy)
+        xs = [(method.mean_cost(axis, step) or 0.0) / unit for step in steps]
+        values = list(method.accuracy.values())
+        _band(canvas, index, xs, values)
+        points = {"marker": "none"} if len(xs) > 40 else {"markersize": 5.5}
+        style = line(index) | points
+        (drawn,) = canvas.axis.plot(
+            xs, [v.mean for v in values], color=canvas.colour(index), linewidth=2, zorder=4, **style
+        )
+        drawn.set_gid(f"series-{index}-mean")
+        for x, step, value in zip(xs, steps, values, strict=True):
+            where = f"step {step:,}" + ("" if axis == "steps" else f", {amount(x)} {label.split(' (')[-1].rstrip(')')}")
+            _point(canvas, x, value.mean, _hover(method.label, where, value, 3))
+    top = max((v.high or v.mean for m in comparison.methods for v in m.accuracy.values()), default=1.0)
+    canvas.axis.set(xlabel=label, ylabel="held-out accuracy", ylim=(0, min(1.02, top * 1.15 + 0.02)))
+    canvas.axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    canvas.axis.xaxis.set_major_locator(MaxNLocator(6))
+    canvas.axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _point(canvas: Canvas, x: float, y: float, text: str) -> None:
+    """A place that shows its value on hover; nothing is seen of it."""
+    (spot,) = canvas.axis.plot([x], [y], marker="o", markersize=3, alpha=0, color=canvas.theme.text, linestyle="none")
+    spot.set_gid(canvas.tip(text))
+
+
+def _panel(canvas: Canvas, *, comparison: Comparison, panel: Panel) -> None:
+    """One metric of training over steps: the mean over seeds, its interval, and collapsed runs singly."""
+    for index, method in enumerate(comparison.methods):
+        band = method.band(panel)
+        steps, values = [float(step) for step in band], list(band.values())
+        if not steps:
+            continue
+        _band(canvas, index, steps, values)
+        style = line(index) | {"markevery": max(1, len(steps) // 6), "markersize": 4.5}
+        (drawn,) = canvas.axis.plot(
+            steps, [v.mean for v in values], color=canvas.colour(index), linewidth=1.6, zorder=4, **style
+        )
+        drawn.set_gid(f"series-{index}-mean")
+        for place in range(0, len(steps), max(1, len(steps) // TIPS)):
+            text = _hover(method.label, f"step {steps[place]:,.0f}", values[place], panel.digits)
+            _point(canvas, steps[place], values[place].mean, text)
+        for run in method.collapsed:
+            own, numbers = run.run.series(*panel.keys)
+            if own:
+                (drawn,) = canvas.axis.plot(
+                    own, numbers, color=canvas.colour(index), linewidth=1.1, linestyle=":", zorder=3
+                )
+                drawn.set_gid(f"series-{index}-run{run.run.seed}")
+    canvas.axis.set(xlabel="training step", ylabel=panel.unit)
+    low, high = canvas.axis.get_ylim()
+    if low >= 0 or panel.name in ("truncation", "entropy", "share", "length"):
+        canvas.axis.set_ylim(0, high if high > 0 else 1)
+    canvas.axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _phase_parts(method: Method, name: str) -> float:
+    return method.phases.get(name, 0.0)
+
+
+def _memory_parts(method: Method, name: str, *, kind: str) -> float:
+    held = method.memory.get(name, {})
+    if kind == "peak":
+        return held.get("peak", 0.0)
+    return sum(held.get(what, 0.0) for what in ("weights", "gradients", "optimizer"))
+
+
+def _bars(
+    canvas: Canvas, *, comparison: Comparison, names: list[str], of: Callable[[Method, str], float], label: str
+) -> None:
+    """A bar a method, cut into parts; where the whole has an interval, it is drawn at the end."""
+    methods = comparison.methods
+    longest = max((sum(of(method, name) for name in names) for method in methods), default=1.0) or 1.0
+    for row, method in enumerate(methods):
+        start = 0.0
+        for index, name in enumerate(names):
+            size = of(method, name)
+            if size <= 0:
+                continue
+            (bar,) = canvas.axis.barh(
+                row, size, left=start, height=0.62, color=canvas.part(index), edgecolor=canvas.theme.background, lw=0.6
+            )
+            bar.set_gid(canvas.tip(f"{method.label}, {name.replace('_', ' ')}: {amount(size)} ({label})"))
+            start += size
+        end, whole = start, method.step_seconds
+        if of is _phase_parts and whole and whole.low is not None and whole.high is not None:
+            canvas.axis.plot([whole.low, whole.high], [row, row], color=canvas.theme.text, lw=1.3, marker="|", ms=7)
+            end = max(start, whole.high)
+            longest = max(longest, whole.high)
+        canvas.axis.annotate(
+            amount(start), (end, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    canvas.axis.set(yticks=range(len(methods)), yticklabels=[method.label for method in methods], xlabel=label)
+    canvas.axis.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, longest * 1.14))
+    canvas.axis.grid(axis="y", visible=False)
+    canvas.axis.tick_params(axis="y", length=0)
