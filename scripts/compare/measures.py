@@ -153,7 +153,7 @@ def measure(run: Run, keys: list[str], devices: int | None = None) -> Measures:
     count, origin = _devices(run, devices)
     memory = {
         (match["component"], match["what"]): value
-        for key in sorted(run.keys())
+        for key in sorted(run.logged())
         if (match := MEMORY.fullmatch(key)) and (value := run.maximum(key)) is not None
     }
     workers = [value for key in WORKER_MEMORY if (value := run.maximum(key)) is not None]
@@ -215,7 +215,7 @@ def _devices(run: Run, given: int | None) -> tuple[int, str]:
 def _phases(run: Run) -> dict[str, float]:
     """Mean seconds a warm step spends in each phase; a step without a phase counts as 0 there. `other` is the rest."""
     step = run.warm_mean("timing_s/step")
-    names = [key.removeprefix("timing_s/") for key in sorted(run.keys()) if key.startswith("timing_s/")]
+    names = [key.removeprefix("timing_s/") for key in sorted(run.logged()) if key.startswith("timing_s/")]
     # A further slash marks a statistic inside of a phase (timing_s/agent_loop/...).
     names = [name for name in names if name not in NO_PHASES and "/" not in name]
     found = {name: run.warm_mean(f"timing_s/{name}", absent=0.0) for name in names}

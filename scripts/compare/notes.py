@@ -160,8 +160,8 @@ def limits(comparison: Comparison) -> list[str]:
             found.append(f"{panel.title} was not logged by {', '.join(without)}{reason}.")
         if len(panel.keys) > 1 and used:
             found.append(
-                f"{panel.title}: {', '.join(sorted(used))}. actor/reward_kl_penalty is the mean log-ratio of old policy "
-                "and reference (k1 estimate, so it may be below 0); actor/kl_loss depends on kl_loss_type."
+                f"{panel.title}: {', '.join(sorted(used))}. actor/reward_kl_penalty is the mean log-ratio of old "
+                "policy and reference (k1 estimate, so it may be below 0); actor/kl_loss depends on kl_loss_type."
             )
     if not any(method.memory for method in comparison.methods):
         found.append("Memory by component was not logged.")
