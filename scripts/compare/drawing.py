@@ -190,7 +190,7 @@ def swatch(index: int, of_parts: bool = False) -> str:
         axis.set(xlim=(0, 1), ylim=(0, 1))
         canvas = Canvas(MARKS, figure, axis)
         sample = handle(canvas, index, of_parts)
-        sample.set_data([0.04, 0.5, 0.96], [0.5, 0.5, 0.5])
+        sample.set(data=([0.02, 0.5, 0.98], [0.5, 0.5, 0.5]), markevery=[1])
         axis.add_line(sample)
         text = _saved(canvas)
     return _themed(text, f"swatch-{'p' if of_parts else 's'}{index}", "", [])

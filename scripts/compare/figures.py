@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
-from scripts.compare.comparison import Comparison, Method
+from scripts.compare.comparison import BASELINE_NAME, Comparison, Method
 from scripts.compare.drawing import Canvas, Picture, line
 from scripts.compare.measures import PANELS, Measures, Panel
 from scripts.compare.statistics import Estimate
-from scripts.compare.tables import amount, phase_names
+from scripts.compare.tables import amount, phase_names, short
 
 # name, title, axis label, divisor of the unit
 AXES = (
@@ -24,23 +26,30 @@ AXES = (
 # Hover points on a dense curve.
 TIPS = 25
 
+# Up to so many evaluations, intervals are bars beside each other (this many points apart); above it, bands.
+FEW = 15
+ASIDE = 3.2
+
+# Inches. Health has three figures in a row, accuracy two.
+WIDE, SMALL = (5.0, 3.2), (4.5, 3.1)
+
 
 def pictures(comparison: Comparison) -> dict[str, list[Picture]]:
-    """Every figure that the runs have data for, by section: accuracy, health, cost."""
+    """Every figure that the runs have data for, by section: difference, accuracy, health, cost."""
     legend = tuple((method.label, index) for index, method in enumerate(comparison.methods))
     accuracy = []
     for axis, title, label, unit in AXES:
         if all(run.at(axis, 0) is not None for run in comparison.runs):
             draw = partial(_accuracy, comparison=comparison, axis=axis, label=label, unit=unit)
             words = f"{title}: mean and 95 % interval over seeds, thin lines are single runs."
-            accuracy.append(Picture(f"accuracy-{axis}", title, words, draw, legend))
+            accuracy.append(Picture(f"accuracy-{axis}", title, words, draw, legend, size=WIDE))
     health = []
     for panel in PANELS:
         shown = tuple((m.label, index) for index, m in enumerate(comparison.methods) if m.band(panel))
         if shown:
             words = f"{panel.title} over training steps, mean and 95 % interval over seeds."
             draw = partial(_panel, comparison=comparison, panel=panel)
-            health.append(Picture(panel.name, panel.title, words, draw, shown))
+            health.append(Picture(panel.name, panel.title, words, draw, shown, size=SMALL))
     cost = []
     height = 1.1 + 0.42 * len(comparison.methods)
     if names := phase_names(comparison):
@@ -55,7 +64,17 @@ def pictures(comparison: Comparison) -> dict[str, list[Picture]]:
         label = "GiB, sum of peaks" if kind == "peak" else "GiB of weights, gradients and optimizer"
         draw = partial(_bars, comparison=comparison, names=names, of=partial(_memory_parts, kind=kind), label=label)
         cost.append(Picture("memory", "Memory by component", words, draw, parts, of_parts=True, size=(5.4, height)))
-    return {"accuracy": accuracy, "health": health, "cost": cost}
+    return {"difference": _differences(comparison), "accuracy": accuracy, "health": health, "cost": cost}
+
+
+def _differences(comparison: Comparison) -> list[Picture]:
+    rows = sum(comparison.difference(method) is not None for method in comparison.methods)
+    if not rows:
+        return []
+    title = f"Final accuracy minus {BASELINE_NAME}, seed by seed"
+    words = f"{title}: strokes are seeds, the bar is the 95 % interval of the mean."
+    draw = partial(_difference, comparison=comparison)
+    return [Picture("difference", title, words, draw, size=(5.0, 0.9 + 0.38 * rows))]
 
 
 def _hover(label: str, where: str, value: Estimate, digits: int) -> str:
@@ -66,10 +85,7 @@ def _hover(label: str, where: str, value: Estimate, digits: int) -> str:
 
 
 def _thousands(value: float, _: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
+    return short(value)
 
 
 def _band(canvas: Canvas, index: int, xs: list[float], values: list[Estimate]) -> None:
@@ -84,7 +100,7 @@ def _run_line(canvas: Canvas, index: int, run: Measures, xs: list[float]) -> Non
     """A single run, thin; a collapsed one dotted, with a cross where it fell."""
     ys = [accuracy for _, accuracy in run.curve]
     style = "-" if run.collapse is None else ":"
-    (drawn,) = canvas.axis.plot(xs, ys, color=canvas.colour(index), linewidth=0.8, alpha=0.45, linestyle=style)
+    (drawn,) = canvas.axis.plot(xs, ys, color=canvas.colour(index), linewidth=0.8, alpha=0.4, linestyle=style)
     drawn.set_gid(f"series-{index}-run{run.run.seed}")
     if run.collapse is None:
         return
@@ -92,22 +108,39 @@ def _run_line(canvas: Canvas, index: int, run: Measures, xs: list[float]) -> Non
     place = [step for step, _ in run.curve].index(run.collapse)
     marker = {"marker": "X", "markersize": 9, "markeredgecolor": canvas.theme.background, "linestyle": "none"}
     (cross,) = canvas.axis.plot(xs[place], ys[place], color=canvas.colour(index), zorder=6, clip_on=False, **marker)
-    text = f"{run.run.label}, seed {run.run.seed} collapsed: {ys[place]:.3f} at step {run.collapse:,}, never recovered"
-    cross.set_gid(canvas.tip(text))
-    note = canvas.axis.annotate(
-        f"collapsed (seed {run.run.seed})",
-        (xs[place], ys[place]),
-        xytext=(0, 9),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8.5,
-        color=canvas.colour(index),
+    cross.set_gid(
+        canvas.tip(
+            f"{run.run.label}, seed {run.run.seed} collapsed: {ys[place]:.3f} at step {run.collapse:,}, for good"
+        )
     )
-    note.set_gid(f"series-{index}-note")
+
+
+def _name_collapsed(canvas: Canvas, comparison: Comparison, axis: str, unit: float) -> None:
+    """Write beside each collapsed run's cross which one it is, clear of the edges and of each other."""
+    low, high = canvas.axis.get_xlim()
+    placed: list[tuple[float, float]] = []
+    for index, method in enumerate(comparison.methods):
+        for run in method.collapsed:
+            x = (run.at(axis, run.collapse or 0) or 0.0) / unit
+            y = dict(run.curve)[run.collapse or 0]
+            across = (x - low) / (high - low)
+            near = sum(abs(across - other) < 0.4 and abs(y - height) < 0.12 for other, height in placed)
+            placed.append((across, y))
+            note = canvas.axis.annotate(
+                f"collapsed (seed {run.run.seed})",
+                (x, y),
+                xytext=(0, 9 + 11 * near),
+                textcoords="offset points",
+                ha="left" if across < 0.2 else "right" if across > 0.8 else "center",
+                fontsize=8.5,
+                color=canvas.colour(index),
+            )
+            note.set_gid(f"series-{index}-note")
 
 
 def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, unit: float) -> None:
     """Mean accuracy at the mean cost of each common evaluation; single runs at their own cost."""
+    few = max(len(method.evaluations) for method in comparison.methods) <= FEW
     for index, method in enumerate(comparison.methods):
         for run in method.runs:
             spent = [run.at(axis, step) for step, _ in run.curve]
@@ -116,9 +149,17 @@ def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, 
         steps = list(method.accuracy)
         xs = [(method.mean_cost(axis, step) or 0.0) / unit for step in steps]
         values = list(method.accuracy.values())
-        _band(canvas, index, xs, values)
+        place: dict[str, Any] = {}
+        if few:
+            # Side by side, or the intervals of several methods would hide each other.
+            aside = (index - (len(comparison.methods) - 1) / 2) * ASIDE / 72
+            move = ScaledTranslation(aside, 0, canvas.figure.dpi_scale_trans)
+            place = {"transform": canvas.axis.transData + move}
+            _intervals(canvas, index, xs, values, place)
+        else:
+            _band(canvas, index, xs, values)
         points = {"marker": "none"} if len(xs) > 40 else {"markersize": 5.5}
-        style = line(index) | points
+        style = line(index) | points | place
         (drawn,) = canvas.axis.plot(
             xs, [v.mean for v in values], color=canvas.colour(index), linewidth=2, zorder=4, **style
         )
@@ -126,11 +167,51 @@ def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, 
         for x, step, value in zip(xs, steps, values, strict=True):
             where = f"step {step:,}" + ("" if axis == "steps" else f", {amount(x)} {label.split(' (')[-1].rstrip(')')}")
             _point(canvas, x, value.mean, _hover(method.label, where, value, 3))
-    top = max((v.high or v.mean for m in comparison.methods for v in m.accuracy.values()), default=1.0)
-    canvas.axis.set(xlabel=label, ylabel="held-out accuracy", ylim=(0, min(1.02, top * 1.15 + 0.02)))
+    heights = [accuracy for run in comparison.runs for _, accuracy in run.curve]
+    low, high = min(heights), max(heights)
+    # Down to 0 only where a run went that low: small differences must stay visible.
+    bottom = 0.0 if low < 0.25 else (low * 20 - 1) // 1 / 20
+    canvas.axis.set(xlabel=label, ylabel="held-out accuracy", ylim=(bottom, min(1.02, high + 0.08 * (high - bottom))))
     canvas.axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     canvas.axis.xaxis.set_major_locator(MaxNLocator(6))
     canvas.axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    _name_collapsed(canvas, comparison, axis, unit)
+
+
+def _intervals(canvas: Canvas, index: int, xs: list[float], values: list[Estimate], place: dict[str, Any]) -> None:
+    ends = [(x, value.low, value.high) for x, value in zip(xs, values, strict=True) if value.low is not None]
+    if ends:
+        where, lows, highs = zip(*ends, strict=True)
+        bars = canvas.axis.vlines(where, lows, highs, color=canvas.colour(index), linewidth=1.6, alpha=0.75, **place)
+        bars.set_gid(f"series-{index}-interval")
+
+
+def _difference(canvas: Canvas, *, comparison: Comparison) -> None:
+    """A row a method: final accuracy minus GRPO's run of the same seed, each seed, the mean and its interval."""
+    base = comparison.baseline
+    rows = [(index, method) for index, method in enumerate(comparison.methods) if comparison.difference(method)]
+    finals = {run.run.seed: run.final for run in base.runs} if base else {}
+    canvas.axis.axvline(0, color=canvas.theme.muted, linewidth=1.2, zorder=1)
+    for row, (index, method) in enumerate(rows):
+        estimate, colour = comparison.difference(method), canvas.colour(index)
+        if estimate is None:
+            continue
+        if estimate.low is not None and estimate.high is not None:
+            (bar,) = canvas.axis.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=5, alpha=0.35)
+            bar.set_gid(f"series-{index}-interval")
+        for run in method.runs:
+            value = run.final - finals[run.run.seed]
+            (dot,) = canvas.axis.plot([value], [row], marker="|", markersize=10, color=colour, linestyle="none")
+            dot.set_gid(f"series-{index}-run{run.run.seed}")
+            _point(canvas, value, row, f"{method.label}, seed {run.run.seed}: {value:+.3f}")
+        (mean,) = canvas.axis.plot([estimate.mean], [row], color=colour, markersize=7, marker=line(index)["marker"])
+        mean.set_gid(f"series-{index}-mean")
+        _point(canvas, estimate.mean, row, _hover(method.label, "mean over seeds", estimate, 3))
+    canvas.axis.set(yticks=range(len(rows)), yticklabels=[m.label for _, m in rows], ylim=(len(rows) - 0.5, -0.5))
+    canvas.axis.set_xlabel(f"final accuracy minus {BASELINE_NAME}'s of the same seed")
+    canvas.axis.xaxis.set_major_locator(MaxNLocator(6))
+    canvas.axis.grid(axis="y", visible=False)
+    canvas.axis.tick_params(axis="y", length=0)
 
 
 def _point(canvas: Canvas, x: float, y: float, text: str) -> None:

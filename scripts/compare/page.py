@@ -12,18 +12,39 @@ from scripts.compare.tables import Table
 
 HERE = Path(__file__).parent
 
+# The icon is empty, or the browser would ask a server for one.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</main>
+<div id="tip" role="status" hidden></div>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
 REACH_NOTE = (
     "Reaching an accuracy means, for a run, the end of its first evaluation at or above it; nothing is interpolated "
     "between evaluations. A cost is the mean over seeds of what each had spent by then; a ratio is that mean over "
-    f"{BASELINE_NAME}'s, its interval resamples the seeds of both, and neither is given unless every seed reached, because "
-    "leaving out those that did not would flatter. The mean curve is the mean accuracy over seeds: where it reaches, its "
-    "cost is the mean over seeds at that evaluation; it has no interval. In a ratio less than 1 is better."
+    f"{BASELINE_NAME}'s, its interval resamples the seeds of both, and neither is given unless every seed reached, "
+    "because leaving out those that did not would flatter. The mean curve is the mean accuracy over seeds: where it "
+    "reaches, its cost is the mean over seeds at that evaluation; it has no interval. In a ratio less than 1 is better."
 )
 
 INTERVAL_NOTE = (
-    "Intervals are 95 % stratified bootstrap intervals over seeds (percentile method, as in rliable), of the mean. Curves "
-    "against tokens and time put the mean accuracy of an evaluation at the mean cost of it. Thin lines are single runs; "
-    "a collapsed one is dotted, with a cross where it fell, and counts in the mean."
+    "Intervals are 95 % stratified bootstrap intervals over seeds (percentile method, as in rliable), of the mean. "
+    "Curves against tokens and time put the mean accuracy of an evaluation at the mean cost of it. Thin lines are single "
+    "runs; a collapsed one is dotted, with a cross where it fell, and counts in the mean."
 )
 
 COLLAPSE_NOTE = (
@@ -62,7 +83,10 @@ def render(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
         "<main>",
         _unequal(notes.inequalities(comparison)),
         _table(tables.summary(comparison), known),
+        '<div class="figures top">',
         _list(notes.findings(comparison)),
+        "".join(map(_figure, pictures["difference"])),
+        "</div>",
     ]
     parts += _section("Held-out accuracy", legend, _figures(pictures["accuracy"]), _note(INTERVAL_NOTE))
     if comparison.targets:
@@ -75,7 +99,7 @@ def render(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     parts += _section(
         "Health of training",
         legend,
-        _figures(pictures["health"]),
+        _figures(pictures["health"], "figures three"),
         "<h3>At the end: means over the last tenth of the steps</h3>",
         _table(tables.health(comparison), known),
         _note(COLLAPSE_NOTE),
@@ -92,13 +116,8 @@ def render(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     parts += _section("What this report cannot show", _list(notes.limits(comparison)))
     parts += _section("Provenance", *_provenance(comparison))
     body = "\n".join(part for part in parts if part)
-    style, script = _style(), (HERE / "page.js").read_text()
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # An icon of its own, or the browser would ask for one.
-        f'<title>{escape(title(comparison))}</title>\n<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n'
-        f"<body>\n{body}\n</main>\n<div id=tip role=status hidden></div>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    return PAGE.format(
+        title=escape(title(comparison)), style=_style(), body=body, script=(HERE / "page.js").read_text()
     )
 
 
@@ -131,16 +150,17 @@ def _unequal(sentences: list[str]) -> str:
 
 def _legend(labels: list[str], keys: list[str]) -> str:
     buttons = (
-        f'<button type="button" data-series="{index}" aria-pressed="true"><span class=key>{key}</span>{escape(label)}</button>'
+        f'<button type="button" data-series="{index}" aria-pressed="true">'
+        f"<span class=key>{key}</span>{escape(label)}</button>"
         for index, (label, key) in enumerate(zip(labels, keys, strict=True))
     )
     return f'<div class="legend methods">{"".join(buttons)}</div>'
 
 
-def _figures(pictures: list[Picture]) -> str:
+def _figures(pictures: list[Picture], kind: str = "figures") -> str:
     if not pictures:
         return "<p class=note>Nothing was logged for this section.</p>"
-    return "<div class=figures>" + "".join(map(_figure, pictures)) + "</div>"
+    return f'<div class="{kind}">' + "".join(map(_figure, pictures)) + "</div>"
 
 
 def _figure(picture: Picture) -> str:
@@ -163,7 +183,9 @@ def _table(table: Table, keys: dict[str, str], words: bool = False) -> str:
         key = f"<span class=key>{keys[label]}</span>" if label in keys else ""
         cells = []
         for place, cell in enumerate(row):
-            sub = f"<small>{escape(cell.sub)}</small>" if cell.sub else ""
+            # Each piece stays on one line.
+            pieces = " ".join(f"<span>{escape(piece)}</span>" for piece in cell.sub.replace(", ", ",\0").split("\0"))
+            sub = f"<small>{pieces}</small>" if cell.sub else ""
             kind = " class=bad" if cell.bad else ""
             cells.append(f"<td{kind}>{key if place == 0 else ''}{escape(cell.text)}{sub}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")

@@ -33,6 +33,7 @@ def markdown(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     if unequal := notes.inequalities(comparison):
         parts += ["**Before you compare**", bullets(unequal)]
     parts += [tables.summary(comparison).markdown(), bullets(notes.findings(comparison))]
+    parts += images("difference")
     parts += ["## Held-out accuracy", *images("accuracy"), page.INTERVAL_NOTE]
     if comparison.targets:
         parts.append("## What it takes to reach an accuracy")
@@ -90,9 +91,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="files, folders, or METHOD:SEED=PATH")
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"), help="folder (default %(default)s)")
     parser.add_argument("--accuracy", metavar="KEY", help="metric to use as accuracy (default: val-core/*/acc/mean@1)")
-    parser.add_argument(
-        "--devices", type=int, help="devices a run used, for all runs (default: settings or throughput)"
-    )
+    parser.add_argument("--devices", type=int, help="devices of each run (default: from its settings or throughput)")
     parsed = parser.parse_args(arguments)
     if parsed.devices is not None and parsed.devices < 1:
         parser.error(f"--devices must be at least 1, got {parsed.devices}")

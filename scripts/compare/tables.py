@@ -62,6 +62,19 @@ def amount(value: float, digits: int | None = None) -> str:
     return text if "e" not in text else f"{value:.1e}"
 
 
+def short(value: float) -> str:
+    """A large number in thousands, millions or billions."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return amount(value) if value < 1 else f"{value:.3g}"
+
+
+def cost(value: float, axis: str) -> str:
+    """What something cost, in the axis' own unit."""
+    return short(value) if axis == "tokens" else amount(value)
+
+
 def estimate(value: Estimate | None, digits: int | None = None, *, sign: bool = False, unit: str = "") -> Cell:
     """The mean, and under it the interval, if there is one."""
     if value is None:
@@ -74,23 +87,28 @@ def estimate(value: Estimate | None, digits: int | None = None, *, sign: bool = 
 
 
 def reach_cell(method: Method, reach: Reach | None, axis: str) -> Cell:
-    """How a method reaches a target: as a ratio to GRPO, else in its own units, else how many seeds did."""
+    """How a method reaches a target: as a ratio to GRPO, else in its own unit, else how many seeds did."""
     if reach is None:
         return Cell(NONE)
-    # GRPO's own cell is the unit that the others are read in.
-    mean = ""
-    if axis in reach.mean_costs:
-        ratio = f", {reach.mean_ratios[axis]:.2f} ×" if axis in reach.mean_ratios else ""
-        mean = f"mean curve: {amount(reach.mean_costs[axis])}{ratio}"
-    elif reach.mean_step is None:
-        mean = "mean curve: not reached"
+    mean = "mean curve: not reached"
+    if axis in reach.mean_ratios:
+        mean = f"mean curve: {reach.mean_ratios[axis]:.2f} ×"
+    elif axis in reach.mean_costs:
+        mean = f"mean curve: {cost(reach.mean_costs[axis], axis)}"
     if reach.count == 0:
         return Cell("not reached", mean if reach.mean_step is not None else "", bad=True)
     if reach.count < method.n:
-        return Cell(f"by {reach.count} of {method.n} seeds", mean)
+        return Cell(f"{reach.count} of {method.n} seeds", mean)
     if axis in reach.ratios:
         return estimate(reach.ratios[axis], 2, unit=" ×")
-    return estimate(reach.costs.get(axis)) if axis in reach.costs else Cell("reached", "cost not logged")
+    return _cost_cell(reach, axis) if axis in reach.costs else Cell("reached", "cost not logged")
+
+
+def _cost_cell(reach: Reach, axis: str) -> Cell:
+    spent = reach.costs[axis]
+    if spent.low is None or spent.high is None:
+        return Cell(cost(spent.mean, axis))
+    return Cell(cost(spent.mean, axis), f"{cost(spent.low, axis)} to {cost(spent.high, axis)}, {spent.n} seeds")
 
 
 def collapsed_cell(method: Method) -> Cell:
@@ -103,7 +121,7 @@ def summary(comparison: Comparison) -> Table:
     """What a busy reader needs: one row a method."""
     base, kind = comparison.baseline, comparison.memory_kind
     columns = ["method", "final accuracy", f"minus {BASELINE_NAME}, by seed", "best mean accuracy", "collapsed"]
-    columns += [f"{axis} to {BASELINE_NAME}'s best" for axis in COSTS] + ["s / step", "memory, GiB"]
+    columns += [f"{axis} to {BASELINE_NAME}'s best" for axis in COSTS] + ["time of a step", "memory, GiB"]
     rows = []
     for method in comparison.methods:
         target = base.label if base and base.label in comparison.targets else ""
@@ -132,28 +150,35 @@ def summary(comparison: Comparison) -> Table:
 
 def reach_table(comparison: Comparison, target: str) -> Table:
     """What each method needs to get to one method's best mean accuracy."""
-    columns = ["method", "reached by", *COSTS, *(f"{axis}, × {BASELINE_NAME}" for axis in COSTS)]
-    columns.append("mean curve: step")
+    columns = ["method", "reached by"]
+    for axis in COSTS:
+        columns += [f"{axis}, mean of seeds", f"{axis} × {BASELINE_NAME}"]
+    columns += [f"mean curve: {axis}" for axis in COSTS]
     rows = []
     for method in comparison.methods:
         reach = comparison.reaches[method.label, target]
-        seeds = ", ".join(f"{NONE if step is None else step}" for _, step in sorted(reach.reached.items()))
-        whole = reach.count == method.n
-        short = Cell(NONE, "" if whole else "not all seeds")
-        own = [estimate(reach.costs[axis]) if axis in reach.costs else short for axis in COSTS]
-        ratios = [estimate(reach.ratios[axis], 2) if axis in reach.ratios else Cell(NONE) for axis in COSTS]
-        mean = Cell("not reached") if reach.mean_step is None else Cell(f"{reach.mean_step:,}")
-        if "steps" in reach.mean_ratios:
-            costs = ", ".join(f"{reach.mean_ratios[axis]:.2f} × {axis}" for axis in COSTS if axis in reach.mean_ratios)
-            mean = Cell(mean.text, costs)
-        by = Cell(f"{reach.count} of {method.n}", f"at step {seeds}") if reach.count else Cell("not reached", bad=True)
-        rows.append([Cell(method.label), by, *own, *ratios, mean])
-    return Table(columns, rows, [method.label for method in comparison.methods])
+        seeds = " / ".join(NONE if step is None else str(step) for _, step in sorted(reach.reached.items()))
+        row = [Cell(method.label)]
+        row.append(Cell(f"{reach.count} of {method.n}", f"at step {seeds}") if reach.count else Cell("none", bad=True))
+        for axis in COSTS:
+            row.append(_cost_cell(reach, axis) if axis in reach.costs else Cell(NONE))
+            row.append(estimate(reach.ratios[axis], 2, unit=" ×") if axis in reach.ratios else Cell(NONE))
+        for axis in COSTS:
+            if axis not in reach.mean_costs:
+                row.append(Cell("not reached" if reach.mean_step is None else NONE))
+                continue
+            ratio = f"{reach.mean_ratios[axis]:.2f} ×" if axis in reach.mean_ratios else ""
+            row.append(Cell(cost(reach.mean_costs[axis], axis), ratio))
+        rows.append(row)
+    # Without a ratio in any row, its columns would be empty.
+    kept = [place for place in range(len(columns)) if place < 2 or any(row[place].text != NONE for row in rows)]
+    rows = [[row[place] for place in kept] for row in rows]
+    return Table([columns[place] for place in kept], rows, [method.label for method in comparison.methods])
 
 
 def health(comparison: Comparison) -> Table:
     """Where the policy was at the end: means over the last tenth of the steps."""
-    columns = ["method", *(f"{panel.title.lower()}, {panel.unit}" for panel in PANELS), "collapsed"]
+    columns = ["method", *(f"{panel.title}, {panel.unit}" for panel in PANELS), "collapsed"]
     rows = [
         [
             Cell(method.label),
@@ -226,7 +251,7 @@ def runs_table(comparison: Comparison) -> Table:
                     Cell(f"{last:,}"),
                     *(Cell(amount(value, 3)) for value in values),
                     collapse,
-                    *(Cell(NONE if cost is None else amount(cost)) for cost in costs),
+                    *(Cell(NONE if spent is None else amount(spent)) for spent in costs),
                     Cell(NONE if run.step_seconds is None else amount(run.step_seconds, 2)),
                 ]
             )
