@@ -113,9 +113,10 @@ def findings(comparison: Comparison) -> list[str]:
             continue
         if ratio.low > 1 or ratio.high < 1:
             word = "more" if ratio.mean > 1 else "less"
-            found.append(
-                f"A step of {method.label} takes {abs(ratio.mean - 1):.0%} {word} time than {BASELINE_NAME}'s."
-            )
+            share = f"{abs(ratio.mean - 1):.0%} {word}"
+            alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in comparison.runs)
+            doubt = "" if alone else " Runs may have shared the machine: this may be the neighbours' doing."
+            found.append(f"A step of {method.label} takes {share} time than {BASELINE_NAME}'s.{doubt}")
     return found
 
 

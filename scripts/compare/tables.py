@@ -90,11 +90,11 @@ def reach_cell(method: Method, reach: Reach | None, axis: str) -> Cell:
     """How a method reaches a target: as a ratio to GRPO, else in its own unit, else how many seeds did."""
     if reach is None:
         return Cell(NONE)
-    mean = "mean curve: not reached"
+    mean = "mean curve, not reached"
     if axis in reach.mean_ratios:
-        mean = f"mean curve: {reach.mean_ratios[axis]:.2f} ×"
+        mean = f"mean curve, {reach.mean_ratios[axis]:.2f} ×"
     elif axis in reach.mean_costs:
-        mean = f"mean curve: {cost(reach.mean_costs[axis], axis)}"
+        mean = f"mean curve, {cost(reach.mean_costs[axis], axis)}"
     if reach.count == 0:
         return Cell("not reached", mean if reach.mean_step is not None else "", bad=True)
     if reach.count < method.n:
