@@ -16,6 +16,12 @@ OWN = ("method", "beta", "seed", "provenance")
 PLACES = ("trainer.experiment_name", "trainer.default_local_dir", "trainer.project_name", "data.seed")
 
 
+KL_KEYS = {
+    "actor/reward_kl_penalty": "the mean log-ratio of old policy and reference (k1 estimate: it may be below 0)",
+    "actor/kl_loss": "an estimate that depends on the run's kl_loss_type",
+}
+
+
 def overrides(run: Measures) -> dict[str, str]:
     """The exact Hydra overrides of a run by key, without their `+` signs; empty where they were not recorded."""
     given = (run.run.provenance or {}).get("overrides", [])
@@ -69,6 +75,8 @@ def inequalities(comparison: Comparison) -> list[str]:
     if missing := [run for run in runs if run.missing]:
         counts = ", ".join(f"{run.run.name} {run.missing}" for run in missing[:6])
         found.append(f"Steps without a logged time or token count are filled with the run's median step: {counts}.")
+    if with_settings and (unknown := [run for run in runs if not run.run.settings]):
+        found.append(f"Settings are not known, so not compared: {run_names(unknown)}.")
     if comparison.baseline is None:
         found.append(f"No run is {BASELINE_NAME}: there are no ratios to it.")
     return found
@@ -97,7 +105,12 @@ def findings(comparison: Comparison) -> list[str]:
         if difference.low is None or difference.high is None:
             text += "; one seed, so this says nothing about the next one."
         elif difference.low > 0 or difference.high < 0:
-            text += f"; the interval over {difference.n} seeds leaves out 0."
+            text += f"; the interval over {difference.n} seeds leaves out 0"
+            # The two-sided sign test: with few seeds, a bootstrap interval says more than there is.
+            chance = 2 * 0.5**difference.n
+            if chance > 0.05:
+                text += f" (chance alone makes {difference.n} seeds agree in sign {chance:.0%} of the time)"
+            text += "."
         else:
             text += f"; the interval over {difference.n} seeds holds 0: not told apart."
         found.append(text)
@@ -125,7 +138,7 @@ def limits(comparison: Comparison) -> list[str]:
     found = []
     counts = sorted({method.n for method in comparison.methods})
     if counts[0] == 1:
-        single = ", ".join(method.label for method in comparison.methods if method.n == 1)
+        single = "; ".join(method.label for method in comparison.methods if method.n == 1)
         found.append(f"One seed only, so no interval: {single}.")
     if counts[-1] > 1:
         few = " and ".join(str(count) for count in counts if count > 1)
@@ -156,14 +169,10 @@ def limits(comparison: Comparison) -> list[str]:
     for panel in PANELS:
         without = [method.label for method in comparison.methods if not method.band(panel)]
         used = {key for run in comparison.runs for key in panel.keys if key in run.run.logged()}
+        reason = f" ({panel.note})" if panel.note else ""
         if without:
-            reason = f"; {panel.note}" if panel.note else ""
-            found.append(f"{panel.title} was not logged by {', '.join(without)}{reason}.")
-        if len(panel.keys) > 1 and used:
-            found.append(
-                f"{panel.title}: {', '.join(sorted(used))}. actor/reward_kl_penalty is the mean log-ratio of old "
-                "policy and reference (k1 estimate, so it may be below 0); actor/kl_loss depends on kl_loss_type."
-            )
+            found.append(f"{panel.title} was not logged by {'; '.join(without)}{reason}.")
+        found += [f"{panel.title} is {key}: {KL_KEYS[key]}." for key in sorted(used) if key in KL_KEYS]
     if not any(method.memory for method in comparison.methods):
         found.append("Memory by component was not logged.")
     heldout = sorted({int(n) for run in comparison.runs if (n := run.run.settings.get("heldout_n"))})

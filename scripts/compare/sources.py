@@ -69,16 +69,17 @@ def load_one(path: Path, method: str | None = None, seed: int | None = None) -> 
     """
     metrics = path / "metrics.jsonl" if (path / "metrics.jsonl").is_file() else path
     steps = readers.read(metrics)
-    if path.is_dir():
-        name, beside = path.resolve().name, path / "run.json"
+    # An output folder has fixed names; a file has its settings beside it under its own.
+    folder = path if path.is_dir() else path.parent if path.name == "metrics.jsonl" else None
+    if folder is not None:
+        name, beside = folder.resolve().name, folder / "run.json"
     else:
         name = next(path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending))
         beside = path.with_name(f"{name}.json")
-        # verl's own file tracker in an output folder of ours.
-        if path.name == "metrics.jsonl":
-            name, beside = path.resolve().parent.name, path.with_name("run.json")
     settings = _object(beside)
-    provenance = settings.pop("provenance", None) or _object(beside.with_name("provenance.json")) or None
+    provenance = settings.pop("provenance", None)
+    if folder is not None and provenance is None:
+        provenance = _object(folder / "provenance.json") or None
     method = method or settings.get("method")
     seed = seed if seed is not None else settings.get("seed")
     if method is None or seed is None:

@@ -23,12 +23,11 @@ STEP = {
 }
 
 
-def rows(accuracies: list[float], every: int = 10, **more: float) -> list[dict[str, Any]]:
+def rows(accuracies: list[float], more: dict[str, float] | None = None, every: int = 10) -> list[dict[str, Any]]:
     """A run evaluated each ``every`` steps from 0 on; ``more`` is added to, or overrides, what each step logs."""
     found: list[dict[str, Any]] = [{"step": 0, "data": {ACCURACY: accuracies[0]}}]
-    extra = {key.replace("__", "/"): value for key, value in more.items()}
     for step in range(1, every * (len(accuracies) - 1) + 1):
-        data = STEP | extra
+        data = STEP | (more or {})
         if step % every == 0:
             data = {**data, ACCURACY: accuracies[step // every]}
         found.append({"step": step, "data": data})
@@ -64,7 +63,9 @@ def as_csv(path: Path, logged: list[dict[str, Any]]) -> Path:
 
 def as_scan(path: Path, logged: list[dict[str, Any]]) -> Path:
     """W&B's `scan_history()`, a row a line."""
-    path.write_text("".join(json.dumps({"_step": row["step"], "_runtime": 1.5, **row["data"]}) + "\n" for row in logged))
+    path.write_text(
+        "".join(json.dumps({"_step": row["step"], "_runtime": 1.5, **row["data"]}) + "\n" for row in logged)
+    )
     return path
 
 
@@ -95,9 +96,9 @@ def provenance(**more: Any) -> dict[str, Any]:
 
 def family(folder: Path) -> Path:
     """Three methods over two seeds with memory and provenance; one PRIME run collapses; one rate differs."""
-    memory = {"memory__actor__weights_gib": 2.0, "memory__actor__optimizer_gib": 4.0, "memory__rollout__weights_gib": 2.0}
-    reference = {"memory__reference__weights_gib": 2.0, "actor__reward_kl_penalty": 0.01, "timing_s__ref": 0.2}
-    model = {"memory__reward_model__weights_gib": 2.0, "memory__reward_model__optimizer_gib": 4.0}
+    memory = {"memory/actor/weights_gib": 2.0, "memory/actor/optimizer_gib": 4.0, "memory/rollout/weights_gib": 2.0}
+    reference = {"memory/reference/weights_gib": 2.0, "actor/reward_kl_penalty": 0.01, "timing_s/ref": 0.2}
+    model = {"memory/reward_model/weights_gib": 2.0, "memory/reward_model/optimizer_gib": 4.0}
     curves = {
         "grpo": ([0.2, 0.4, 0.5, 0.6], [0.2, 0.3, 0.5, 0.6]),
         "spro": ([0.2, 0.5, 0.6, 0.7], [0.2, 0.45, 0.6, 0.6]),
@@ -109,12 +110,14 @@ def family(folder: Path) -> Path:
             if method != "grpo":
                 more |= reference
             if method == "spro":
-                more |= {"spro__process_share": 0.02, "timing_s__step": 2.2}
+                more |= {"spro/process_share": 0.02, "timing_s/step": 2.2}
             if method == "prime":
-                more |= model | {"timing_s__reward_model": 0.5, "timing_s__step": 2.7}
+                more |= model | {"timing_s/reward_model": 0.5, "timing_s/step": 2.7}
             estimator = [f"algorithm.adv_estimator={method}", "data.train_batch_size=16"]
-            made = settings(method, seed, None if method == "grpo" else 0.01, provenance=provenance(overrides=estimator))
+            made = settings(
+                method, seed, None if method == "grpo" else 0.01, provenance=provenance(overrides=estimator)
+            )
             if (method, seed) == ("prime", 1):
                 made["lr"] = 2e-4
-            keep(folder, f"{method}-seed{seed}", rows(curve, **more), made)
+            keep(folder, f"{method}-seed{seed}", rows(curve, more), made)
     return folder
