@@ -75,9 +75,9 @@ def runs_csv(comparison: Comparison) -> str:
             "best_accuracy": run.best,
             "final_accuracy": run.final,
             "collapsed_at_step": "" if run.collapse is None else run.collapse,
-            **{
-                axis.replace("-", "_"): _number(run.at(axis, last)) for axis in ("tokens", "wall-clock", "device-hours")
-            },
+            "generated_tokens": _number(run.at("tokens", last)),
+            "wall_clock_seconds": _number(run.at("wall-clock", last)),
+            "device_hours": _number(run.at("device-hours", last)),
             "seconds_per_step": _number(run.step_seconds),
             **{f"late_{panel.name}": _number(run.late(panel)) for panel in PANELS},
             **{f"seconds_{name}": _number(seconds) for name, seconds in sorted(run.phases.items())},
