@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from scripts.compare import report
-from tests.scripts.compare.synthetic import family
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (Debian: apt-get install chromium)")
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A report on three methods, as a file's address."""
-    folder = tmp_path_factory.mktemp("page")
-    assert report.main([str(family(folder / "runs")), "--out", str(folder / "out")]) == 0
-    return (folder / "out" / "report.html").as_uri()
+# Milliseconds; a machine that trains beside this is slow.
+PATIENCE = 120_000
+
+
+@pytest.fixture
+def address(written: Path) -> str:
+    """The report, as a file's address."""
+    return (written / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         # A container's root has no sandbox; the page is our own.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -39,6 +39,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, address: str, scheme: str = "light", width: int = 1400) -> tuple[Any, list[str]]:
     """The page, and where its errors and requests will be listed."""
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    context.set_default_timeout(PATIENCE)
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -10,15 +10,7 @@ import pytest
 
 from scripts.compare import __main__, report, sources
 from scripts.compare.comparison import Comparison
-from tests.scripts.compare.synthetic import as_csv, as_scan, as_tensorboard, family, keep, rows, settings
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on three methods."""
-    folder = tmp_path_factory.mktemp("report")
-    assert __main__.main(["report", str(family(folder / "runs")), "--out", str(folder / "out")]) == 0
-    return folder / "out"
+from tests.scripts.compare.synthetic import as_csv, as_scan, as_tensorboard, keep, rows, settings
 
 
 def test_everything_is_written(written: Path) -> None:
