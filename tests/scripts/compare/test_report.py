@@ -93,7 +93,7 @@ def test_every_format_gives_the_same_tables(tmp_path: Path) -> None:
             arguments.append(f"{method}:0={path}")
         comparison = Comparison.of(sources.load(arguments), devices=2)
         # Without figures, which would be drawn four times.
-        texts[form] = report.markdown(comparison, dict.fromkeys(("difference", "accuracy", "health", "cost"), []))
+        texts[form] = report.markdown(comparison, {key: [] for key in ("difference", "accuracy", "health", "cost")})
     assert "| RLOO (1 run) | 0.700 (1 seed, no interval) | +0.100 (1 seed, no interval) |" in texts["kept"]
     assert len(set(texts.values())) == 1
 
