@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
@@ -57,6 +57,7 @@ class Method:
     label: str
     is_baseline: bool
     runs: list[Measures]
+    _bands: dict[Panel, dict[int, Estimate]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -139,6 +140,11 @@ class Method:
 
     def band(self, panel: Panel) -> dict[int, Estimate]:
         """A panel's metric over steps, mean and interval over those runs that logged it, at their common steps."""
+        if panel not in self._bands:
+            self._bands[panel] = self._band(panel)
+        return self._bands[panel]
+
+    def _band(self, panel: Panel) -> dict[int, Estimate]:
         curves = [dict(zip(*run.run.series(*panel.keys), strict=True)) for run in self.runs]
         curves = [curve for curve in curves if curve]
         if not curves:

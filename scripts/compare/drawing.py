@@ -81,6 +81,11 @@ class Canvas:
     axis: Any
     tips: list[str] = field(default_factory=list)
 
+    @property
+    def hovers(self) -> bool:
+        """Whether there is a page that shows hover texts."""
+        return self.theme is MARKS
+
     def colour(self, index: int) -> str:
         """Of the method with this number."""
         return self.theme.series[index % len(self.theme.series)]

@@ -164,13 +164,17 @@ def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, 
             xs, [v.mean for v in values], color=canvas.colour(index), linewidth=2, zorder=4, **style
         )
         drawn.set_gid(f"series-{index}-mean")
-        for x, step, value in zip(xs, steps, values, strict=True):
+        # A moved curve does not count for the limits of the axis.
+        canvas.axis.update_datalim([(x, value.mean) for x, value in zip(xs, values, strict=True)])
+        every = -(-len(xs) // (2 * TIPS)) or 1
+        for x, step, value in list(zip(xs, steps, values, strict=True))[::every]:
             where = f"step {step:,}" + ("" if axis == "steps" else f", {amount(x)} {label.split(' (')[-1].rstrip(')')}")
             _point(canvas, x, value.mean, _hover(method.label, where, value, 3))
     heights = [accuracy for run in comparison.runs for _, accuracy in run.curve]
     low, high = min(heights), max(heights)
     # Down to 0 only where a run went that low: small differences must stay visible.
     bottom = 0.0 if low < 0.25 else (low * 20 - 1) // 1 / 20
+    canvas.axis.autoscale_view()
     canvas.axis.set(xlabel=label, ylabel="held-out accuracy", ylim=(bottom, min(1.02, high + 0.08 * (high - bottom))))
     canvas.axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     canvas.axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -216,6 +220,8 @@ def _difference(canvas: Canvas, *, comparison: Comparison) -> None:
 
 def _point(canvas: Canvas, x: float, y: float, text: str) -> None:
     """A place that shows its value on hover; nothing is seen of it."""
+    if not canvas.hovers:
+        return
     (spot,) = canvas.axis.plot([x], [y], marker="o", markersize=3, alpha=0, color=canvas.theme.text, linestyle="none")
     spot.set_gid(canvas.tip(text))
 
