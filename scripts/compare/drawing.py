@@ -152,7 +152,9 @@ def handle(canvas: Canvas, index: int, of_parts: bool) -> Any:
 
 def line(index: int) -> dict[str, Any]:
     """Marker and dashes of the method with this number: colour is never the only difference."""
-    return {"marker": MARKERS[index % len(MARKERS)], "linestyle": DASHES[index % len(DASHES)]}
+    # When the colours start again, marker and dashes are others.
+    again = index // len(LIGHT_SERIES)
+    return {"marker": MARKERS[(index + again) % len(MARKERS)], "linestyle": DASHES[(index + 2 * again) % len(DASHES)]}
 
 
 def png(picture: Picture) -> bytes:

@@ -30,6 +30,9 @@ TIPS = 25
 FEW = 15
 ASIDE = 3.2
 
+# With more runs than this, only collapsed ones are drawn singly.
+SINGLE = 16
+
 # Inches. Health has three figures in a row, accuracy two.
 WIDE, SMALL = (5.0, 3.2), (4.5, 3.1)
 
@@ -144,7 +147,7 @@ def _accuracy(canvas: Canvas, *, comparison: Comparison, axis: str, label: str, 
     for index, method in enumerate(comparison.methods):
         for run in method.runs:
             spent = [run.at(axis, step) for step, _ in run.curve]
-            if method.n > 1 or run.collapse is not None:
+            if run.collapse is not None or (method.n > 1 and len(comparison.runs) <= SINGLE):
                 _run_line(canvas, index, run, [(value or 0.0) / unit for value in spent])
         steps = list(method.accuracy)
         xs = [(method.mean_cost(axis, step) or 0.0) / unit for step in steps]

@@ -95,41 +95,43 @@ def _list(by_value: dict[str, list[Measures]]) -> str:
 
 def findings(comparison: Comparison) -> list[str]:
     """What the numbers say, in sentences that claim no more than the intervals do."""
-    found = []
+    found, alike = [], []
     for method in comparison.methods:
         difference = comparison.difference(method)
         if difference is None:
             continue
-        text = f"{method.label} ends {amount(abs(difference.mean), 3)} {'above' if difference.mean >= 0 else 'below'}"
-        text += f" {BASELINE_NAME}, seed by seed"
+        size = f"{amount(abs(difference.mean), 3)} {'above' if difference.mean >= 0 else 'below'}"
         if difference.low is None or difference.high is None:
-            text += "; one seed, so this says nothing about the next one."
+            found.append(
+                f"{method.label} ends {size} {BASELINE_NAME}; one seed, so this says nothing about the next one."
+            )
         elif difference.low > 0 or difference.high < 0:
-            text += f"; the interval over {difference.n} seeds leaves out 0"
+            text = f"{method.label} ends {size} {BASELINE_NAME}, seed by seed; the interval over {difference.n} seeds "
+            text += "leaves out 0"
             # The two-sided sign test: with few seeds, a bootstrap interval says more than there is.
             chance = 2 * 0.5**difference.n
             if chance > 0.05:
                 text += f" (chance alone makes {difference.n} seeds agree in sign {chance:.0%} of the time)"
-            text += "."
+            found.append(f"{text}.")
         else:
-            text += f"; the interval over {difference.n} seeds holds 0: not told apart."
-        found.append(text)
+            alike.append(f"{method.label} ({size}, {difference.n} seeds)")
+    if alike:
+        found.append(f"Not told apart from {BASELINE_NAME}, the interval holds 0: {'; '.join(alike)}.")
     collapsed = [run for run in comparison.runs if run.collapse is not None]
     if collapsed:
         where = ", ".join(f"{run.run.label}, seed {run.run.seed} (from step {run.collapse})" for run in collapsed)
         found.append(f"Collapsed: {len(collapsed)} of {len(comparison.runs)} runs: {where}. They count in every mean.")
     else:
         found.append(f"None of the {len(comparison.runs)} runs collapsed.")
+    times = []
     for method in comparison.methods:
         ratio = comparison.time_ratio(method)
-        if ratio is None or ratio.low is None or ratio.high is None:
-            continue
-        if ratio.low > 1 or ratio.high < 1:
-            word = "more" if ratio.mean > 1 else "less"
-            share = f"{abs(ratio.mean - 1):.0%} {word}"
-            alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in comparison.runs)
-            doubt = "" if alone else " Runs may have shared the machine: this may be the neighbours' doing."
-            found.append(f"A step of {method.label} takes {share} time than {BASELINE_NAME}'s.{doubt}")
+        if ratio is not None and ratio.low is not None and ratio.high is not None and (ratio.low > 1 or ratio.high < 1):
+            times.append(f"{method.label} {abs(ratio.mean - 1):.0%} {'more' if ratio.mean > 1 else 'less'}")
+    if times:
+        alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in comparison.runs)
+        doubt = "" if alone else " Runs may have shared the machine: this may be the neighbours' doing."
+        found.append(f"Time of a step against {BASELINE_NAME}'s: {'; '.join(times)}.{doubt}")
     return found
 
 

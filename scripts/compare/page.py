@@ -44,7 +44,7 @@ REACH_NOTE = (
 INTERVAL_NOTE = (
     "Intervals are 95 % stratified bootstrap intervals over seeds (percentile method, as in rliable), of the mean. "
     "Curves against tokens and time put the mean accuracy of an evaluation at the mean cost of it. Thin lines are "
-    "single runs; a collapsed one is dotted, with a cross where it fell, and counts in the mean."
+    "single runs (left out when many); a collapsed one is dotted, with a cross where it fell, and counts in the mean."
 )
 
 COLLAPSE_NOTE = (

@@ -9,6 +9,7 @@ import pytest
 
 from scripts.compare import notes, sources, tables
 from scripts.compare.comparison import Comparison
+from scripts.compare.drawing import LIGHT_SERIES, line
 from scripts.compare.measures import accuracy_keys, measure
 from scripts.runs import BadRun, Run, numbers
 from tests.scripts.compare.synthetic import ACCURACY, STEP, family, rows, settings
@@ -128,6 +129,25 @@ def test_one_seed_has_no_interval_and_says_so() -> None:
     assert "0.500 (1 seed, no interval)" in text
     assert "One seed only, so no interval: GRPO; SPRO, beta 0.01." in notes.limits(comparison)
     assert any("says nothing about the next one" in sentence for sentence in notes.findings(comparison))
+
+
+def test_findings_claim_no_more_than_the_intervals() -> None:
+    curves = {"grpo": (0.5, 0.6, 0.4), "rloo": (0.6, 0.7, 0.6), "prime": (0.6, 0.5, 0.5)}
+    comparison = Comparison.of(
+        [run(m, seed, [0.2, end]) for m, ends in curves.items() for seed, end in enumerate(ends)]
+    )
+    above, alike, collapsed = notes.findings(comparison)
+    assert above == (
+        "RLOO ends 0.133 above GRPO, seed by seed; the interval over 3 seeds leaves out 0 "
+        "(chance alone makes 3 seeds agree in sign 25% of the time)."
+    )
+    assert alike == "Not told apart from GRPO, the interval holds 0: PRIME (0.033 above, 3 seeds)."
+    assert collapsed == "None of the 9 runs collapsed."
+
+
+def test_no_two_of_many_methods_look_the_same() -> None:
+    looks = [(index % len(LIGHT_SERIES), str(line(index))) for index in range(14)]
+    assert len(set(looks)) == 14
 
 
 def test_without_grpo_there_are_no_ratios() -> None:
