@@ -1,0 +1,100 @@
+"""A finished run: what it was made with and what it logged at each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+# Steps up to this one pay for start-up (compilation, first weight sync) and are left out of the times.
+WARM_AFTER = 2
+
+# As the field writes them; another method is called what its settings call it.
+METHOD_NAMES = {
+    "dapo": "DAPO",
+    "dr_grpo": "Dr.GRPO",
+    "frpo": "FRPO",
+    "grpo": "GRPO",
+    "prime": "PRIME",
+    "reinforce_plus_plus": "REINFORCE++",
+    "rloo": "RLOO",
+    "spro": "SPRO",
+}
+
+
+class BadRun(Exception):
+    """A run cannot be read or used; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: settings, and the numbers of each step.
+
+    Attributes:
+        name: of the file or folder, without its endings.
+        source: path it was read from, as given.
+        method, seed: what it is compared as.
+        settings: the settings file; empty for a foreign run.
+        provenance: commit, versions, hardware, exact overrides; None where they were not recorded.
+        steps: ``{step: {metric: value}}``, finite numbers only, in order of steps.
+    """
+
+    name: str
+    source: str
+    method: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] | None = None
+    steps: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def beta(self) -> float | None:
+        """The process term's strength: of the settings, else as `spro/beta` logged it; None without one."""
+        if self.settings.get("beta") is not None:
+            return float(self.settings["beta"])
+        return next((metrics["spro/beta"] for metrics in self.steps.values() if "spro/beta" in metrics), None)
+
+    @property
+    def label(self) -> str:
+        """What the run is a repetition of: the method, and its beta if it has one."""
+        name = METHOD_NAMES.get(self.method, self.method)
+        return name if self.beta is None else f"{name}, beta {self.beta:g}"
+
+    def series(self, *keys: str) -> tuple[list[int], list[float]]:
+        """Steps and values of the first of ``keys`` that any step logged."""
+        for key in keys:
+            found = {step: metrics[key] for step, metrics in self.steps.items() if key in metrics}
+            if found:
+                return list(found), list(found.values())
+        return [], []
+
+    def logged(self) -> set[str]:
+        """Every metric that some step logged."""
+        return set().union(*self.steps.values()) if self.steps else set()
+
+    def training_steps(self) -> list[int]:
+        """The steps that trained: those with a time, else all after step 0."""
+        timed = [step for step, metrics in self.steps.items() if "timing_s/step" in metrics]
+        return timed or [step for step in self.steps if step > 0]
+
+    def warm_mean(self, key: str, absent: float | None = None) -> float | None:
+        """Mean of a metric over the warm training steps; None where no step logged it.
+
+        Args:
+            absent: what a step without the metric counts as; None leaves such a step out.
+        """
+        rows = [self.steps[step] for step in self.training_steps() if step > WARM_AFTER]
+        values = [row.get(key, absent) for row in rows]
+        numbers = [value for value in values if value is not None]
+        return fmean(numbers) if numbers and any(key in row for row in rows) else None
+
+    def maximum(self, key: str) -> float | None:
+        """Largest value that any step logged; None where none did."""
+        return max(self.series(key)[1], default=None)
+
+
+def numbers(data: dict[str, Any]) -> dict[str, float]:
+    """What of a row is a finite number. Booleans are none."""
+    kept = {key: value for key, value in data.items() if isinstance(value, (int, float)) and value is not True}
+    return {key: float(value) for key, value in kept.items() if value is not False and math.isfinite(value)}
