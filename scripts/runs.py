@@ -16,10 +16,14 @@ METHOD_NAMES = {
     "dr_grpo": "Dr.GRPO",
     "frpo": "FRPO",
     "grpo": "GRPO",
+    "grpo_neg_kl": "GRPO with negative KL (control)",
     "prime": "PRIME",
     "reinforce_plus_plus": "REINFORCE++",
     "rloo": "RLOO",
     "spro": "SPRO",
+    "spro_bounded": "SPRO bounded",
+    "spro_shuffled": "SPRO shuffled (control)",
+    "token": "Per-token log-ratio",
 }
 
 

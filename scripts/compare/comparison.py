@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
 from scripts.compare import statistics
 from scripts.compare.measures import Measures, Panel, accuracy_keys, measure
 from scripts.compare.statistics import Estimate, first_reach
-from scripts.runs import METHOD_NAMES, Run
+from scripts.runs import METHOD_NAMES, BadRun, Run
 
 BASELINE = "grpo"
 BASELINE_NAME = METHOD_NAMES[BASELINE]
@@ -57,7 +58,14 @@ class Method:
     label: str
     is_baseline: bool
     runs: list[Measures]
+    timing: list[Measures] = field(default_factory=list)
+    """Runs made to time a step and its memory, in place of those of `runs`; empty: those of `runs`."""
     _bands: dict[Panel, dict[int, Estimate]] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> list[Measures]:
+        """The runs whose times and memory stand for the method."""
+        return self.timing or self.runs
 
     @property
     def n(self) -> int:
@@ -107,13 +115,13 @@ class Method:
     @cached_property
     def step_seconds(self) -> Estimate | None:
         """Mean seconds of a warm step."""
-        return self.estimate([run.step_seconds for run in self.runs])
+        return self.estimate([run.step_seconds for run in self.timed])
 
     @cached_property
     def phases(self) -> dict[str, float]:
         """Mean seconds a warm step spends in each phase, over all runs; longest first, `other` last."""
-        names = {name for run in self.runs for name in run.phases}
-        timed = [run for run in self.runs if run.phases]
+        names = {name for run in self.timed for name in run.phases}
+        timed = [run for run in self.timed if run.phases]
         seconds = {name: fmean(run.phases.get(name, 0.0) for run in timed) for name in names}
         return dict(sorted(seconds.items(), key=lambda item: (item[0] == "other", -item[1], item[0])))
 
@@ -121,7 +129,7 @@ class Method:
     def memory(self) -> dict[str, dict[str, float]]:
         """GiB by component and what holds it: the largest over steps and runs."""
         found: dict[str, dict[str, float]] = {}
-        for run in self.runs:
+        for run in self.timed:
             for (component, what), value in run.memory.items():
                 parts = found.setdefault(component, {})
                 parts[what] = max(parts.get(what, 0.0), value)
@@ -130,7 +138,7 @@ class Method:
     def memory_total(self, kind: str) -> float | None:
         """GiB, counted one way: the components' `peak`s or `static` parts summed, or the `worker`'s allocation."""
         if kind == "worker":
-            return max((run.worker_memory for run in self.runs if run.worker_memory is not None), default=None)
+            return max((run.worker_memory for run in self.timed if run.worker_memory is not None), default=None)
         if kind == "peak":
             peaks = [parts.get("peak") for parts in self.memory.values()]
             known = [peak for peak in peaks if peak is not None]
@@ -167,17 +175,34 @@ class Comparison:
     methods: list[Method]
 
     @classmethod
-    def of(cls, runs: list[Run], accuracy: str | None = None, devices: int | None = None) -> Comparison:
+    def of(
+        cls, runs: list[Run], accuracy: str | None = None, devices: int | None = None, times: Sequence[Run] = ()
+    ) -> Comparison:
         """Measure the runs and group them by label.
 
+        Args:
+            runs: what is compared.
+            accuracy: its metric; None: verl's.
+            devices: of each run; None: from its settings or throughput.
+            times: runs that were made to time steps, alone on their machine. Times and memory are then theirs, and the
+                wall-clock of a run is its number of steps times the mean step of its method there.
+
         Raises:
-            BadRun: a run without the accuracy.
+            BadRun: a run without the accuracy; times that leave out a method or its steps' times.
         """
         keys = accuracy_keys(runs, accuracy)
         methods: dict[str, Method] = {}
         for run in runs:
             method = methods.setdefault(run.label, Method(run.label, run.method == BASELINE, []))
             method.runs.append(measure(run, keys, devices))
+        for run in times:
+            if run.label in methods:
+                methods[run.label].timing.append(measure(run, keys, devices))
+        for method in methods.values() if times else ():
+            if method.step_seconds is None or not method.timing:
+                raise BadRun(f"--times has no run of {method.label} with timed steps: add one, or leave --times out.")
+            seconds = method.step_seconds.mean
+            method.runs = [replace(run, seconds={s: s * seconds for s in range(run.last + 1)}) for run in method.runs]
         return cls(keys, list(methods.values()))
 
     @property
@@ -202,7 +227,7 @@ class Comparison:
         if self.baseline is None or method.is_baseline:
             return None
         values, base = (
-            [run.step_seconds for run in side.runs if run.step_seconds is not None] for side in (method, self.baseline)
+            [run.step_seconds for run in side.timed if run.step_seconds is not None] for side in (method, self.baseline)
         )
         return statistics.ratio(values, base) if values and base else None
 

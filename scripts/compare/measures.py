@@ -9,6 +9,7 @@ from statistics import fmean, median
 
 from scripts.compare.statistics import collapse_step
 from scripts.runs import BadRun, Run
+from verl_ext.generated_tokens import METRIC as GENERATED
 
 # verl's name of what a validation measured: val-core/<data source>/<variable>/mean@<samples>.
 ACCURACY = re.compile(r"val-core/(?P<source>.+)/(?P<variable>acc|reward|score)/mean@(?P<samples>\d+)")
@@ -94,6 +95,11 @@ class Measures:
         return spent * self.devices / 3600 if axis == "device-hours" else spent
 
     @property
+    def last(self) -> int:
+        """The last step that logged anything."""
+        return max(self.run.steps)
+
+    @property
     def final(self) -> float:
         """Accuracy at the last evaluation."""
         return self.curve[-1][1]
@@ -174,10 +180,13 @@ def measure(run: Run, keys: list[str], devices: int | None = None) -> Measures:
 
 
 def _tokens(row: dict[str, float]) -> float | None:
-    """Generated tokens of one step: mean response length times the number of responses.
+    """Generated tokens of one step: as `verl_ext` counts them, those that were thrown away included.
 
-    verl logs no count of responses; it follows from all tokens over the mean length of prompt and response together.
+    Without that count, mean response length times the number of responses that were trained on. verl logs no number of
+    them; it follows from all tokens over the mean length of prompt and response together.
     """
+    if GENERATED in row:
+        return row[GENERATED]
     names = ("response_length/mean", "prompt_length/mean", "perf/total_num_tokens")
     if not all(name in row for name in names):
         return None

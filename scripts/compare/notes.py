@@ -8,6 +8,7 @@ from typing import Any
 from scripts.compare.comparison import BASELINE_NAME, Comparison
 from scripts.compare.measures import PANELS, Measures
 from scripts.compare.tables import amount, run_names
+from verl_ext.generated_tokens import METRIC as GENERATED
 
 # What a method is, and what a seed is: these may differ between the runs of a comparison.
 OWN = ("method", "beta", "seed", "provenance")
@@ -129,9 +130,32 @@ def findings(comparison: Comparison) -> list[str]:
         if ratio is not None and ratio.low is not None and ratio.high is not None and (ratio.low > 1 or ratio.high < 1):
             times.append(f"{method.label} {abs(ratio.mean - 1):.0%} {'more' if ratio.mean > 1 else 'less'}")
     if times:
-        alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in comparison.runs)
+        timed = [run for method in comparison.methods for run in method.timed]
+        alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in timed)
         doubt = "" if alone else " Runs may have shared the machine: this may be the neighbours' doing."
         found.append(f"Time of a step against {BASELINE_NAME}'s: {'; '.join(times)}.{doubt}")
+    return found
+
+
+def _of_times(comparison: Comparison) -> list[str]:
+    """What the times are, and who else was on the machine."""
+    timed = [run for method in comparison.methods for run in method.timed]
+    if any(method.timing for method in comparison.methods):
+        steps = sorted({run.last for run in timed})
+        found = [
+            f"Times and memory are those of {len(timed)} separate runs of {' and '.join(map(str, steps))} steps "
+            f"({run_names(timed, 9)}). Wall-clock and device-hours are a run's steps times its method's mean step "
+            "there; start-up and evaluation are not in them."
+        ]
+    else:
+        found = [
+            "Wall-clock and device-hours are the sum of timing_s/step, which saves checkpoints but, in verl's V1 "
+            "trainer, does not evaluate; start-up is left out too. Runs that shared a machine slow each other down."
+        ]
+    if not any((run.run.provenance or {}).get("runs_at_once") for run in timed):
+        found.append("How many runs shared the machine was not recorded: differences in time may be the neighbours'.")
+    elif any((run.run.provenance or {}).get("runs_at_once", 1) != 1 for run in timed):
+        found.append("Some runs shared their machine with others (see provenance): their times are not their own.")
     return found
 
 
@@ -148,18 +172,14 @@ def limits(comparison: Comparison) -> list[str]:
             f"A 95 % bootstrap interval of {few} seeds is narrow and optimistic"
             + (": with three it is simply their range." if 3 in counts else ": it knows only the seeds that were run.")
         )
-    found.append(
-        "Wall-clock and device-hours are the sum of timing_s/step, which saves checkpoints but, in verl's V1 trainer, "
-        "does not evaluate; start-up is left out too. Runs that shared a machine slow each other down."
-    )
-    if not any((run.run.provenance or {}).get("runs_at_once") for run in comparison.runs):
-        found.append("How many runs shared the machine was not recorded: differences in time may be the neighbours'.")
-    elif any((run.run.provenance or {}).get("runs_at_once", 1) != 1 for run in comparison.runs):
-        found.append("Some runs shared their machine with others (see provenance): their times are not their own.")
-    found.append(
-        "Generated tokens are response_length/mean times the number of responses, of the responses that were trained "
-        "on: what a method sampled and threw away is in its time, not in its tokens."
-    )
+    found += _of_times(comparison)
+    if all(GENERATED in run.run.logged() for run in comparison.runs):
+        found.append("Generated tokens are all that were sampled, those that no update saw included.")
+    else:
+        found.append(
+            f"Where {GENERATED} was not logged, generated tokens are response_length/mean times the number of "
+            "responses that were trained on: what such a run sampled and threw away is in its time, not in its tokens."
+        )
     origins = {run.devices_from for run in comparison.runs}
     if "assumed" in origins:
         assumed = [run for run in comparison.runs if run.devices_from == "assumed"]

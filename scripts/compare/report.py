@@ -90,13 +90,15 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="files, folders, or METHOD:SEED=PATH")
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"), help="folder (default %(default)s)")
+    parser.add_argument("--times", nargs="+", default=[], metavar="RUNS", help="runs made alone, for times and memory")
     parser.add_argument("--accuracy", metavar="KEY", help="metric to use as accuracy (default: val-core/*/acc/mean@1)")
     parser.add_argument("--devices", type=int, help="devices of each run (default: from its settings or throughput)")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     if parsed.devices is not None and parsed.devices < 1:
         parser.error(f"--devices must be at least 1, got {parsed.devices}")
     try:
-        comparison = Comparison.of(sources.load(parsed.runs), parsed.accuracy, parsed.devices)
+        times = sources.load(parsed.times) if parsed.times else []
+        comparison = Comparison.of(sources.load(parsed.runs), parsed.accuracy, parsed.devices, times)
         print("drawing", file=sys.stderr)
         report(comparison, parsed.out)
     except (BadRun, OSError) as error:

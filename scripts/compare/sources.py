@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.compare import readers
 from scripts.runs import BadRun, Run
+from verl_ext.run_record import record_path
 
 ENDINGS = (".jsonl.gz", ".jsonl", ".csv")
 FOREIGN = re.compile(r"([A-Za-z][\w.+-]*):(\d+)=(.+)")
@@ -79,7 +80,7 @@ def load_one(path: Path, method: str | None = None, seed: int | None = None) -> 
     settings = _object(beside)
     provenance = settings.pop("provenance", None)
     if folder is not None and provenance is None:
-        provenance = _object(folder / "provenance.json") or None
+        provenance = _last_start(record_path(folder / "metrics.jsonl"))
     method = method or settings.get("method")
     seed = seed if seed is not None else settings.get("seed")
     if method is None or seed is None:
@@ -88,6 +89,16 @@ def load_one(path: Path, method: str | None = None, seed: int | None = None) -> 
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise BadRun(f"{beside}: seed is {seed!r}, not a whole number.")
     return Run(name, str(path), str(method).lower(), seed, settings, provenance, steps)
+
+
+def _last_start(record: Path) -> dict[str, Any] | None:
+    """What the run's last start recorded of itself; None where none did."""
+    if not record.is_file():
+        return None
+    try:
+        return json.loads(record.read_text())[-1]
+    except (ValueError, LookupError) as error:
+        raise BadRun(f"{record} is no record of starts ({error}): move it away.") from error
 
 
 def _object(path: Path) -> dict[str, Any]:

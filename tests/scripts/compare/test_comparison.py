@@ -223,3 +223,39 @@ def test_start_up_is_left_out_of_the_times() -> None:
     assert measured.step_seconds == STEP["timing_s/step"]
     # But it was paid for.
     assert measured.at("wall-clock", 10) == 118
+
+
+def test_times_and_memory_of_separate_runs() -> None:
+    def weights(gib: float) -> dict[str, float]:
+        return {"memory/actor/weights_gib": gib}
+
+    runs = [
+        run(method, seed, [0.2, 0.5], {"timing_s/step": 50.0, **weights(9)})
+        for method in ("grpo", "rloo")
+        for seed in (0, 1)
+    ]
+    times = [run("grpo", 7, [0.1], weights(1)), run("rloo", 7, [0.1], weights(2)), run("dapo", 7, [0.1])]
+    for alone, seconds in zip(times, (2.0, 3.0, 4.0), strict=True):
+        step = {**STEP, "timing_s/step": seconds, **weights(seconds)}
+        alone.steps.update({s: dict(step) for s in range(1, 6)})
+    comparison = Comparison.of(runs, times=times)
+    # Of what is compared only: DAPO was timed for nothing.
+    assert [method.label for method in comparison.methods] == ["GRPO", "RLOO"]
+    grpo, rloo = comparison.methods
+    assert grpo.runs[0].at("wall-clock", 10) == 20
+    assert rloo.runs[0].at("device-hours", 10) == pytest.approx(2 * 30 / 3600)
+    assert comparison.time_ratio(rloo).mean == pytest.approx(1.5)  # type: ignore[union-attr]
+    assert (grpo.memory, rloo.memory) == ({"actor": {"weights": 2.0}}, {"actor": {"weights": 3.0}})
+    # Accuracy stays that of the runs.
+    assert grpo.final.mean == 0.5
+    assert any("2 separate runs of 5 steps (grpo7, rloo7)" in sentence for sentence in notes.limits(comparison))
+    with pytest.raises(BadRun, match="--times has no run of RLOO"):
+        Comparison.of(runs, times=times[:1])
+
+
+def test_tokens_that_were_thrown_away_count() -> None:
+    counted = measure(run("dapo", 0, [0.2, 0.5], {"training/generated_tokens/sum": 100.0}), [ACCURACY])
+    assert counted.at("tokens", 10) == 1000
+    sentence = "Generated tokens are all that were sampled, those that no update saw included."
+    assert sentence in notes.limits(Comparison.of([counted.run]))
+    assert sentence not in notes.limits(Comparison.of([counted.run, run("grpo", 0, [0.2, 0.5])]))

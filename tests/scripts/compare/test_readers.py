@@ -79,7 +79,7 @@ def test_a_folder_stands_for_its_runs(tmp_path: Path) -> None:
     out.mkdir(parents=True)
     (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOGGED))
     (out / "run.json").write_text(json.dumps(settings("spro", 0, 0.03)))
-    (out / "provenance.json").write_text(json.dumps(provenance()))
+    (out / "metrics.provenance.json").write_text(json.dumps([provenance()]))
     runs = sources.load([str(tmp_path / "kept"), str(tmp_path / "outputs")])
     assert [(run.name, run.label, run.seed) for run in runs] == [
         ("grpo-seed0", "GRPO", 0),
@@ -122,3 +122,16 @@ def test_bad_settings_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text('{"method": "grpo", "seed": "first"}')
     with pytest.raises(BadRun, match=r"one\.json: seed is 'first'"):
         sources.load([str(path)])
+
+
+def test_an_output_folders_last_start_is_its_provenance(tmp_path: Path) -> None:
+    folder = tmp_path / "spro-seed0"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 0, "data": {ACCURACY: 0.5}}) + "\n")
+    (folder / "run.json").write_text(json.dumps({"method": "spro", "seed": 0}))
+    assert sources.load_one(folder).provenance is None
+    (folder / "metrics.provenance.json").write_text(json.dumps([{"commit": "a"}, {"commit": "b"}]))
+    assert sources.load_one(folder).provenance == {"commit": "b"}
+    (folder / "metrics.provenance.json").write_text("[{")
+    with pytest.raises(BadRun, match=r"metrics\.provenance\.json is no record"):
+        sources.load_one(folder)
