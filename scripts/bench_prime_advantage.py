@@ -3,9 +3,11 @@
     python -m scripts.bench_prime_advantage --upstream PATH [--quick] [--repeats 15] [--out FILE.csv] [--check]
 
 PATH is verl-recipe's prime/prime_core_algos.py, which is not shipped with us. Correctness comes first: on a failure
-nothing is timed. Contenders take turns in one thread, so that what else the machine does hits all of them; a ratio is
-taken within each turn. Upstream gets its batch as it needs it, in contiguous groups with the scores already made; ours
-has shuffled rows and starts from the log-probs. `--check` exits with 1 where the target is missed.
+nothing is timed. Contenders take turns in one thread, and a ratio is taken within each turn, so that what else the
+machine does hits both; run it where a core is free, for times are of the wall clock (a thread's processor time may
+leave out the faults of fresh memory, of which upstream's loop takes much). Upstream gets its batch as it needs it, in
+contiguous groups with the scores already made; ours has shuffled rows and starts from the log-probs.
+`--check` exits with 1 where the target is missed.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def contenders(upstream: ModuleType, rows: int, width: int) -> dict[str, Callabl
 
 
 def run(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each turn, after a call that is not timed: the one before left the caches full."""
+    """Seconds of each contender in each turn; a call before fills the caches with its own, untimed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
