@@ -75,7 +75,7 @@ def test_a_bad_value_of_an_inner_group(group: str, key: str, value: Any, allowed
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ({"beta": 0.1}, "beta_train"),
+        ({"beta_trian": 0.1}, "beta_train"),
         ({"optim": {"learning_rate": 1}}, None),
         ({"optim": {"weigth_decay": 1}}, "optim.weight_decay"),
         ({"model": {"pth": "x"}}, "model.path"),
