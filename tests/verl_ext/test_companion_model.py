@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,8 @@ def calls() -> list[Any]:
 
 
 @pytest.fixture(autouse=True)
-def _no_companions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_companions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(companion_model, "_companions", [])
-    yield
 
 
 def config(folder: Path, **trainer: Any) -> Any:

@@ -95,9 +95,7 @@ class FakeStore:
         self.put: dict[str, torch.Tensor] = {}
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
-        nested = {
-            name: torch.nested.as_nested_tensor(self.fields[name], layout=torch.jagged) for name in select_fields
-        }
+        nested = {name: torch.nested.as_nested_tensor(self.fields[name], layout=torch.jagged) for name in select_fields}
         return TensorDict(nested, len(keys))
 
     def kv_batch_put(self, keys: list[str], partition_id: str, fields: TensorDict) -> None:

@@ -102,7 +102,9 @@ def test_the_papers_form_has_neither_norm_nor_granularity(key: str, value: str) 
 
 
 def test_no_reward_at_all() -> None:
-    with pytest.raises(SettingsError, match="reward_dpo_coef=0 and algorithm.prime.reward_gt_coef=0 leave no reward"):
+    with pytest.raises(
+        SettingsError, match=r"reward_dpo_coef=0 and algorithm\.prime\.reward_gt_coef=0 leave no reward"
+    ):
         PrimeSettings.from_config({"reward_dpo_coef": 0, "reward_gt_coef": 0})
 
 
