@@ -56,7 +56,7 @@ def test_its_worker_with_settings_of_its_own(model_folder: Path, tmp_path: Path)
         model_folder,
         f"algorithm.prime.model.path={tmp_path}/other",
         "algorithm.prime.micro_batch_size_per_gpu=9",
-        "algorithm.prime.fsdp_config={param_offload: true}",
+        "++algorithm.prime.fsdp_config.param_offload=true",
     )
     given = COMPANION.worker_config(made)
     assert given.model_config.path == f"{tmp_path}/other"

@@ -38,7 +38,7 @@ BAD = [
     ("mini_batch_size", 0, OWN_OR_ACTORS),
     ("mini_batch_size", 2.5, OWN_OR_ACTORS),
     ("micro_batch_size_per_gpu", True, OWN_OR_ACTORS),
-    ("fsdp_config", "offload", "must be a group, such as {param_offload: true}."),
+    ("fsdp_config", "offload", "must be a group, such as ++algorithm.prime.fsdp_config.param_offload=true."),
     ("filter_accuracy", 1, "must be true or false."),
     ("filter_truncate", None, "must be true or false."),
     ("accuracy_lower_bound", -0.1, SHARE),
