@@ -93,7 +93,7 @@ def test_it_is_the_oracle(seed: int, overrides: list[str], options: dict[str, An
 
 def test_jagged_fields_give_the_same() -> None:
     padded, data = batch(0), batch(0)
-    # The oldest field names the places: a response is as long as its row, whatever its mask.
+    # As V1 keeps them: each row as long as its response.
     lengths = [max(int(row.nonzero().max()) + 1 if row.any() else 1, 1) for row in data.batch["response_mask"]]
     for name in [*TENSORS, "token_level_rewards"]:
         rows = [row[:length] for row, length in zip(data.batch[name], lengths, strict=True)]
