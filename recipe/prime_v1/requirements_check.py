@@ -46,6 +46,12 @@ def _check_trainer(config: Any) -> None:
         raise ConfigError(
             "trainer.use_v1=False: PRIME's reward model is a worker of verl's V1 trainers. Set trainer.use_v1=True"
         )
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy not in ("fsdp", "fsdp2"):
+        raise ConfigError(
+            f"actor_rollout_ref.actor.strategy={strategy}: PRIME's reward model takes the actor's engine, with the "
+            "settings of FSDP's optimiser. Set actor_rollout_ref.actor.strategy=fsdp2"
+        )
 
 
 def _check_reference(config: Any, settings: PrimeSettings) -> None:

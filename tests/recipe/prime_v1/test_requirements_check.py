@@ -30,6 +30,11 @@ def test_other_estimators_pass_whatever_they_set() -> None:
 FAULTS = [
     pytest.param(["trainer.use_v1=False"], "trainer.use_v1=False: PRIME's reward model is a worker", "Set "),
     pytest.param(
+        ["actor_rollout_ref.actor.strategy=megatron"],
+        "actor_rollout_ref.actor.strategy=megatron: PRIME's reward model takes the actor's engine",
+        "Set ",
+    ),
+    pytest.param(
         ["algorithm.prime.ref_path=/elsewhere"],
         "algorithm.prime.ref_path=/elsewhere: the reference of the implicit reward is verl's reference policy",
         "Set ",
