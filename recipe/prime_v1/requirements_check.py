@@ -44,7 +44,13 @@ def check(config: Any) -> None:
 def _check_trainer(config: Any) -> None:
     if not config.trainer.get("use_v1", True):
         raise ConfigError(
-            "trainer.use_v1=False: PRIME's reward model is a worker of verl's V1 trainers. Set trainer.use_v1=True."
+            "trainer.use_v1=False: PRIME's reward model is a worker of verl's V1 trainers. Set trainer.use_v1=True"
+        )
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy not in ("fsdp", "fsdp2"):
+        raise ConfigError(
+            f"actor_rollout_ref.actor.strategy={strategy}: PRIME's reward model takes the actor's engine, with the "
+            "settings of FSDP's optimiser. Set actor_rollout_ref.actor.strategy=fsdp2"
         )
 
 
@@ -54,14 +60,14 @@ def _check_reference(config: Any, settings: PrimeSettings) -> None:
         raise ConfigError(
             f"algorithm.prime.ref_path={settings.ref_path}: the reference of the implicit reward is verl's reference "
             f"policy, which is the actor's initial model (actor_rollout_ref.model.path={actor_path}), so that no "
-            "further model has to be held. Set algorithm.prime.ref_path=null."
+            "further model has to be held. Set algorithm.prime.ref_path=null"
         )
     if settings.ref_type == "policy":
         if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
             raise ConfigError(
                 "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, and with "
                 "algorithm.prime.ref_type=policy the rewards would hold the mismatch between engines. Set "
-                "algorithm.rollout_correction.bypass_mode=False, or algorithm.prime.ref_type=freeze."
+                "algorithm.rollout_correction.bypass_mode=False, or algorithm.prime.ref_type=freeze"
             )
     elif not (config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss):
         raise ConfigError(
@@ -77,7 +83,7 @@ def _check_reward(config: Any) -> None:
         raise ConfigError(
             f"algorithm.kl_ctrl.kl_coef={coefficient}: PRIME's outcome is the verifier's score, and the KL penalty "
             "inside the reward would have no effect. Set algorithm.kl_ctrl.kl_coef=0.0; for a KL penalty in the loss "
-            "use actor_rollout_ref.actor.use_kl_loss=True with actor_rollout_ref.actor.kl_loss_coef."
+            "use actor_rollout_ref.actor.use_kl_loss=True with actor_rollout_ref.actor.kl_loss_coef"
         )
 
 
@@ -109,7 +115,7 @@ def _check_band(config: Any, settings: PrimeSettings) -> None:
     if config.data.get("gen_batch_size", None) != 1:
         raise ConfigError(
             f"data.gen_batch_size={config.data.get('gen_batch_size', None)}: PRIME's accuracy band adds single prompts "
-            "until the batch is full. Set data.gen_batch_size=1."
+            "until the batch is full. Set data.gen_batch_size=1"
         )
     model = config.reward.reward_model
     if model.enable and not model.enable_resource_pool:

@@ -151,7 +151,7 @@ class PrimeSettings:
             isinstance(self.fsdp_config, Mapping),
             "fsdp_config",
             self.fsdp_config,
-            "a group, such as {param_offload: true}",
+            "a group, such as ++algorithm.prime.fsdp_config.param_offload=true",
         )
         if self.reward_dpo_coef == 0 and self.reward_gt_coef == 0:
             raise SettingsError(

@@ -21,7 +21,7 @@ PROMPTS, N = 4, 4
 BETA = PrimeSettings().beta_train
 
 # Narrower than the outcomes of an untrained model, so that some prompts are in it and some are not.
-BAND = (0.15, 0.8)
+BAND = (0.08, 0.8)
 OVERSAMPLE = 3
 
 METHOD = [
