@@ -17,7 +17,7 @@ class FakeTrainer:
     """As much of V1's trainer as the count sees."""
 
     def __init__(self, batch: Any) -> None:
-        self.replay_buffer = replay_buffer.ReplayBuffer("sync", None, None, "drop", None)  # type: ignore[arg-type]
+        self.replay_buffer = replay_buffer.ReplayBuffer("sync", None, None, "drop", None)
         self.batch = batch
 
     def step(self) -> dict[str, Any]:
