@@ -118,7 +118,7 @@ def test_a_fault_of_a_check_is_not_taken_for_the_users(checks: list[Any]) -> Non
 
 def test_verls_entry_runs_them() -> None:
     assert main_ppo.validate_config is verl_config.validate_config
-    assert main_ppo.validate_config.__verl_ext_patch__ == ("verl_ext.config_checks",)
+    assert "verl_ext.config_checks" in main_ppo.validate_config.__verl_ext_patch__
 
 
 def test_the_plugin_registers_its_checks() -> None:
