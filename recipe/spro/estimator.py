@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,110 +38,13 @@ def _extra_fields(config: Any) -> tuple[str, ...]:
     return ("responses",) if _settings(config).step in _STEPS_OF_TOKENS else ()
 
 
-@takes_jagged
-@extra_fields(_extra_fields)
-@register_adv_est("spro")
-def compute_spro_advantage(
-    token_level_rewards: torch.Tensor,
-    response_mask: torch.Tensor,
-    index: np.ndarray,
-    old_log_probs: torch.Tensor,
-    ref_log_prob: torch.Tensor,
-    token_level_scores: torch.Tensor,
-    config: Any = None,
-    responses: torch.Tensor | None = None,
-    tokenizer: Any = None,
-    session_ids: np.ndarray | None = None,
-    final_outputs: np.ndarray | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """SPRO's advantage (paper Eq. 13), from the fields that ``verl_ext.estimator_inputs`` hands over.
-
-    (B, T) may also be a nested tensor of layout torch.jagged, which V1's trainers keep: then all of them are.
-
-    Args:
-        token_level_rewards: (B, T), not used: the outcome is the verifier's, without a KL penalty.
-        response_mask: (B, T) integer, 1 where the policy chose the token.
-        index: (B,) uid of each row's prompt, any order.
-        old_log_probs: (B, T) float32, the actor's recomputed log-probs.
-        ref_log_prob: (B, T) float32, the reference policy's.
-        token_level_scores: (B, T), the verifier's score, on one token of each row.
-        config: verl's `algorithm` config.
-        responses: (B, T) token ids, for steps that are read from them.
-        tokenizer: that made the ids; for the same steps.
-        session_ids, final_outputs: (B,) see `verl_ext.estimator_context`. A session of several rows counts once in the
-            outcome, by its final one (see `advantage/sessions.py`).
-
-    Returns:
-        advantages and returns, both (B, T) float32: one tensor, as from verl's GRPO.
-
-    Raises:
-        TypeError: log-probs below float32; the message names the overrides that mend it.
-        ValueError: log-probs of the rollout engine that were not allowed; a non-finite value at a valid place;
-            steps of tokens where the trainer gives no token ids or tokenizer.
-    """
-    del token_level_rewards
-    call = _prepare(
-        response_mask,
-        index,
-        old_log_probs,
-        ref_log_prob,
-        token_level_scores,
-        config,
-        responses,
-        tokenizer,
-        session_ids,
-        final_outputs,
-    )
-    advantages = call.advantages()
-    return advantages, advantages
-
-
-@extra_fields(_extra_fields)
-@register_adv_est("spro_shuffled")
-def compute_shuffled_advantage(
-    token_level_rewards: torch.Tensor,
-    response_mask: torch.Tensor,
-    index: np.ndarray,
-    old_log_probs: torch.Tensor,
-    ref_log_prob: torch.Tensor,
-    token_level_scores: torch.Tensor,
-    config: Any = None,
-    responses: torch.Tensor | None = None,
-    tokenizer: Any = None,
-    session_ids: np.ndarray | None = None,
-    final_outputs: np.ndarray | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The control of `compute_spro_advantage`: each response gets the process term of another one of its group.
-
-    Padded fields only; everything else, the metrics too, is as in `compute_spro_advantage`. The term's metrics are
-    those before it is handed on, which leaves its rms as it is. Which row gives to which is drawn from
-    ``algorithm.spro.shuffle_seed`` and the training step, so that a resumed run draws the same.
-    """
-    del token_level_rewards
-    call = _prepare(
-        response_mask,
-        index,
-        old_log_probs,
-        ref_log_prob,
-        token_level_scores,
-        config,
-        responses,
-        tokenizer,
-        session_ids,
-        final_outputs,
-    )
-    # For the metrics; a control may cost twice.
-    call.advantages()
-    advantages = call.shuffled_advantages(response_mask, index)
-    return advantages, advantages
-
-
 @dataclass(frozen=True)
 class _Call:
     """One call of the advantage, its arguments read from verl's batch."""
 
     settings: SproSettings
     options: Options
+    # As `spro_advantage` takes them: policy, reference, mask, outcome, group.
     inputs: tuple
     step_ids: torch.Tensor | None
     final_rows: torch.Tensor | None
@@ -156,9 +60,16 @@ class _Call:
         _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
         return advantages
 
-    def shuffled_advantages(self, response_mask: torch.Tensor, index: np.ndarray) -> torch.Tensor:
-        """(B, T) advantages of the control."""
+    def shuffled_advantages(self) -> torch.Tensor:
+        """(B, T) advantages of the control, padded: each response gets the process term of another one of its group.
+
+        The metrics are those of the term before it is handed on, which leaves its rms as it is. Which row gives to
+        which is drawn from ``algorithm.spro.shuffle_seed`` and the training step: a resumed run draws the same.
+        """
+        # For the metrics; a control may cost twice.
+        self.advantages()
         options = asdict(self.options) | {"return_parts": True}
+        _, _, response_mask, _, index = self.inputs
         _, parts = spro_advantage(*self.inputs, **options, step_ids=self.step_ids, final_rows=self.final_rows)
         rng = np.random.default_rng([self.settings.shuffle_seed, current_step() or 0])
         msa = shuffle_msa(parts.msa, response_mask, derangement(Groups.of(index), rng))
@@ -166,46 +77,75 @@ class _Call:
         return (outcome + self.settings.process_sign * msa).float()
 
 
-def _prepare(
-    response_mask: torch.Tensor,
-    index: np.ndarray,
-    old_log_probs: torch.Tensor,
-    ref_log_prob: torch.Tensor,
-    token_level_scores: torch.Tensor,
-    config: Any,
-    responses: torch.Tensor | None,
-    tokenizer: Any,
-    session_ids: np.ndarray | None,
-    final_outputs: np.ndarray | None,
-) -> _Call:
-    """Check what verl handed over and read `algorithm.spro`; see `compute_spro_advantage`."""
-    for name, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
-        if log_probs.dtype in (torch.bfloat16, torch.float16):
-            raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
+def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[..., Any]:
+    """Register an estimator that reads verl's batch and then computes, under verl's rules for estimators."""
 
-    settings = _settings(config)
-    # The configuration was checked before Ray started; an entry of one's own may have left that out.
-    check_bypass_mode(config, settings)
-    options = Options(
-        beta=settings.beta,
-        baseline=settings.baseline,
-        process=settings.process,
-        process_sign=settings.process_sign,
-        norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
-        gate_degenerate_groups=settings.gate_degenerate_groups,
-        max_process_share=settings.max_process_share,
-    )
-    outcome_rewards, final_rows = _row_sums(token_level_scores), None
-    if session_ids is not None and final_outputs is not None and not final_outputs.all():
-        final_rows = final_row_of(session_ids, final_outputs)
-        outcome_rewards = outcome_rewards[final_rows]
-    return _Call(
-        settings,
-        options,
-        (old_log_probs, ref_log_prob, response_mask, outcome_rewards, index),
-        _step_ids(settings, response_mask, responses, tokenizer),
-        final_rows,
-    )
+    def estimator(
+        token_level_rewards: torch.Tensor,
+        response_mask: torch.Tensor,
+        index: np.ndarray,
+        old_log_probs: torch.Tensor,
+        ref_log_prob: torch.Tensor,
+        token_level_scores: torch.Tensor,
+        config: Any = None,
+        responses: torch.Tensor | None = None,
+        tokenizer: Any = None,
+        session_ids: np.ndarray | None = None,
+        final_outputs: np.ndarray | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages from the fields that ``verl_ext.estimator_inputs`` hands over.
+
+        Where (B, T) is a nested tensor of layout torch.jagged, as V1's trainers keep it, all of them are.
+
+        Args:
+            token_level_rewards: (B, T), not used: the outcome is the verifier's, without a KL penalty.
+            response_mask: (B, T) integer, 1 where the policy chose the token.
+            index: (B,) uid of each row's prompt, any order.
+            old_log_probs: (B, T) float32, the actor's recomputed log-probs.
+            ref_log_prob: (B, T) float32, the reference policy's.
+            token_level_scores: (B, T), the verifier's score, on one token of each row.
+            config: verl's `algorithm` config.
+            responses: (B, T) token ids, for steps that are read from them.
+            tokenizer: that made the ids; for the same steps.
+            session_ids, final_outputs: (B,) see `verl_ext.estimator_context`. A session of several rows counts once in
+                the outcome, by its final one (see `advantage/sessions.py`).
+
+        Returns:
+            advantages and returns, both (B, T) float32: one tensor, as from verl's GRPO.
+
+        Raises:
+            TypeError: log-probs below float32; the message names the overrides that mend it.
+            ValueError: log-probs of the rollout engine that were not allowed; a non-finite value at a valid place;
+                steps of tokens where the trainer gives no token ids or tokenizer.
+        """
+        del token_level_rewards
+        for field, log_probs in (("old_log_probs", old_log_probs), ("ref_log_prob", ref_log_prob)):
+            if log_probs.dtype in (torch.bfloat16, torch.float16):
+                raise TypeError(f"{field} is {log_probs.dtype}. {LOW_PRECISION}")
+
+        settings = _settings(config)
+        # The configuration was checked before Ray started; an entry of one's own may have left that out.
+        check_bypass_mode(config, settings)
+        options = Options(
+            beta=settings.beta,
+            baseline=settings.baseline,
+            process=settings.process,
+            process_sign=settings.process_sign,
+            norm_by_std=bool(config.get("norm_adv_by_std_in_grpo", True)) if config is not None else True,
+            gate_degenerate_groups=settings.gate_degenerate_groups,
+            max_process_share=settings.max_process_share,
+        )
+        outcome_rewards, final_rows = _row_sums(token_level_scores), None
+        if session_ids is not None and final_outputs is not None and not final_outputs.all():
+            final_rows = final_row_of(session_ids, final_outputs)
+            outcome_rewards = outcome_rewards[final_rows]
+        inputs = (old_log_probs, ref_log_prob, response_mask, outcome_rewards, index)
+        step_ids = _step_ids(settings, response_mask, responses, tokenizer)
+        advantages = compute(_Call(settings, options, inputs, step_ids, final_rows))
+        return advantages, advantages
+
+    estimator.__name__ = estimator.__qualname__ = f"compute_{name}_advantage"
+    return extra_fields(_extra_fields)(register_adv_est(name)(estimator))
 
 
 def _row_sums(scores: torch.Tensor) -> torch.Tensor:
@@ -249,3 +189,10 @@ def _warn_unless_on_policy(cpr_abs_max: float) -> None:
             "(algorithm.rollout_correction.bypass_mode), or an actor that did not start from model.path.",
             cpr_abs_max,
         )
+
+
+compute_spro_advantage = takes_jagged(_register("spro", _Call.advantages))
+"""SPRO (paper Eq. 13)."""
+
+compute_shuffled_advantage = _register("spro_shuffled", _Call.shuffled_advantages)
+"""The control: SPRO with the process term of another response (see `shuffled.py`)."""
