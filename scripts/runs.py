@@ -54,16 +54,20 @@ class Run:
 
     @property
     def beta(self) -> float | None:
-        """The process term's strength: of the settings, else as `spro/beta` logged it; None without one."""
-        if self.settings.get("beta") is not None:
+        """The process term's strength: as `spro/beta` logged it, else of the settings; None without one."""
+        logged = next((metrics["spro/beta"] for metrics in self.steps.values() if "spro/beta" in metrics), None)
+        if logged is None and self.settings.get("beta") is not None:
             return float(self.settings["beta"])
-        return next((metrics["spro/beta"] for metrics in self.steps.values() if "spro/beta" in metrics), None)
+        return logged
 
     @property
     def label(self) -> str:
-        """What the run is a repetition of: the method, and its beta if it has one."""
-        name = METHOD_NAMES.get(self.method, self.method)
-        return name if self.beta is None else f"{name}, beta {self.beta:g}"
+        """What the run is a repetition of: the method, its beta if it has one, and what else was set for it."""
+        parts = [METHOD_NAMES.get(self.method, self.method)]
+        if self.beta is not None:
+            parts.append(f"beta {self.beta:g}")
+        parts += [f"{key} {value}" for key, value in self.settings.get("variables", {}).items()]
+        return ", ".join(parts)
 
     def series(self, *keys: str) -> tuple[list[int], list[float]]:
         """Steps and values of the first of ``keys`` that any step logged."""

@@ -38,7 +38,7 @@ def held_by(engine: Any) -> dict[str, int]:
     """Bytes of weights, gradients and optimizer state of a torch engine, of this rank.
 
     Gradients are counted as large as the trainable weights, which is what an update needs of them; without an optimizer
-    there are none.
+    there are none. Nothing at all of an engine whose optimizer is not torch's: a part would pass for the whole.
     """
     import torch
 
@@ -46,11 +46,12 @@ def held_by(engine: Any) -> dict[str, int]:
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         return local.numel() * local.element_size()
 
-    modules = engine.module if isinstance(engine.module, list) else [engine.module]
-    weights = [parameter for module in modules for parameter in module.parameters()]
-    held = {"weights": sum(map(size, weights))}
     optimizer = getattr(engine, "optimizer", None)
-    if isinstance(optimizer, torch.optim.Optimizer):
+    if not isinstance(engine.module, torch.nn.Module) or not isinstance(optimizer, torch.optim.Optimizer | None):
+        return {}
+    weights = list(engine.module.parameters())
+    held = {"weights": sum(map(size, weights))}
+    if optimizer is not None:
         held["gradients"] = sum(size(weight) for weight in weights if weight.requires_grad)
         states = (tensor for state in optimizer.state.values() for tensor in state.values())
         held["optimizer"] = sum(size(tensor) for tensor in states if isinstance(tensor, torch.Tensor))

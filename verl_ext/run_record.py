@@ -42,22 +42,28 @@ PACKAGES = (
     "megatron-core",
 )
 
+# Of the actor: what methods must share to be compared, wherever it was set.
+LOSS = ("loss_agg_mode", "clip_ratio_low", "clip_ratio_high")
+
 
 def record_path(metrics: str | os.PathLike[str]) -> Path:
     """Where the record of a run stands: ``metrics.jsonl`` -> ``metrics.provenance.json``."""
     return Path(metrics).with_suffix(".provenance.json")
 
 
-def provenance(overrides: list[str] | None = None) -> dict[str, Any]:
+def provenance(config: Any, overrides: list[str] | None = None) -> dict[str, Any]:
     """Where and with what this process runs.
 
     Args:
+        config: verl's whole Hydra config.
         overrides: of Hydra, as they were given.
 
     Returns:
         commit (of the source tree that this package is run from, or None) and dirty; versions by package; hardware:
-        cpu, cores, memory_gib, devices; overrides; started, in UTC.
+        cpu, cores, memory_gib, devices; loss: its aggregation and clip ratios; overrides; started, in UTC.
     """
+    from omegaconf import OmegaConf
+
     commit, dirty = _commit()
     return {
         "commit": commit,
@@ -69,6 +75,7 @@ def provenance(overrides: list[str] | None = None) -> dict[str, Any]:
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "devices": _devices(),
         },
+        "loss": {key: OmegaConf.select(config, f"actor_rollout_ref.actor.{key}") for key in LOSS},
         "overrides": overrides,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -148,7 +155,7 @@ def _record(config: Any) -> None:
     if "file" not in ([loggers] if isinstance(loggers, str) else loggers):
         return
     metrics = metrics_path(config.trainer.project_name, config.trainer.experiment_name)
-    append(record_path(metrics), provenance(_task_overrides()))
+    append(record_path(metrics), provenance(config, _task_overrides()))
 
 
 def _record_when_valid(original: Callable[..., None]) -> Callable[..., None]:

@@ -18,6 +18,11 @@ TIMES=${TIMES:-docs/runs/times}
 REPORT=${REPORT:-docs/compare}
 
 read -r -a methods <<< "$METHODS"
-python -m scripts.compare run "${methods[@]}" --seeds "$SEEDS" --jobs "$JOBS" --out outputs/compare --keep "$KEEP"
-STEPS=12 python -m scripts.compare run "${methods[@]}" --seeds 0 --out outputs/times --keep "$TIMES"
-python -m scripts.compare report "$KEEP" --times "$TIMES" --out "$REPORT"
+runs=("${methods[@]}" --seeds "$SEEDS" --out outputs/compare --keep "$KEEP")
+times=("${methods[@]}" --seeds 0 --out outputs/times --keep "$TIMES")
+
+python -m scripts.compare run "${runs[@]}" --jobs "$JOBS"
+STEPS=12 python -m scripts.compare run "${times[@]}"
+mapfile -t run_files < <(python -m scripts.compare run "${runs[@]}" --list)
+mapfile -t time_files < <(python -m scripts.compare run "${times[@]}" --list)
+python -m scripts.compare report "${run_files[@]}" --times "${time_files[@]}" --out "$REPORT"

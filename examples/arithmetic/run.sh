@@ -42,7 +42,7 @@ DATA=$ROOT/data
 BASE=$ROOT/base-seed$SEED
 OUT=${OUT:-$ROOT/$NAME}
 if [[ $FRESH == 1 ]]; then rm -rf "$OUT"; fi
-mkdir -p "$OUT"
+mkdir -p "$OUT" "$ROOT"
 
 if [[ -f $OUT/run.json && $(cat "$OUT/run.json") != "$SETTINGS" ]]; then
   echo "$OUT holds a run with other settings:" >&2
@@ -56,11 +56,16 @@ if [[ -f $OUT/summary.md ]]; then
   exit 0
 fi
 
+# One at a time: runs side by side share data and base model
+exec 9> "$ROOT/.lock"
+flock 9
 if ! python -m examples.arithmetic.make_data --out "$DATA" --heldout "$HELDOUT_N" ||
    ! python -m examples.arithmetic.make_model --data "$DATA" --out "$BASE" --seed "$SEED"; then
   echo "Set ROOT= to another folder to make data and base model anew." >&2
   exit 2
 fi
+
+exec 9>&-
 
 echo "$SETTINGS" > "$OUT/run.json"
 # Absolute: Ray's workers need not share this folder

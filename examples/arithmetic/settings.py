@@ -19,6 +19,16 @@ from recipe.spro.settings import SproSettings
 _RM_LR_RATIO = 2
 
 
+# Overrides that the environment sets: the run's name and settings would say another value.
+_OF_THE_ENVIRONMENT = {
+    "algorithm.spro.beta": "BETA",
+    "algorithm.prime.optim.lr": "RM_LR",
+    "actor_rollout_ref.actor.optim.lr": "LR",
+    "trainer.total_training_steps": "STEPS",
+    "trainer.n_gpus_per_node": "RANKS",
+}
+
+
 def beta_of(method: str, asked: str) -> float | None:
     """The beta of a method: the one asked for, else the method's file's, else the default; None where it has none.
 
@@ -48,8 +58,11 @@ def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, obj
     """What tells one run from another.
 
     Raises:
-        ValueError: a number that is none; see `beta_of`.
+        ValueError: a number that is none; an override of what the environment sets; see `beta_of`.
     """
+    for override in overrides:
+        if variable := _OF_THE_ENVIRONMENT.get(override.lstrip("+").partition("=")[0]):
+            raise ValueError(f"{override}: set {variable}= in the environment instead, which the run is told by")
     method, lr, rm_lr = environment["METHOD"], float(environment["LR"]), environment.get("RM_LR", "")
     found: dict[str, object] = {
         "method": method,

@@ -12,6 +12,7 @@ from recipe.prime_v1.advantage import ordering_accuracy, outcome_correlation, pr
 from recipe.prime_v1.requirements_check import LOW_PRECISION
 from recipe.prime_v1.reward_model import LOG_PROBS, NAME
 from recipe.prime_v1.settings import PrimeSettings
+from recipe.spro.advantage.rows import row_sums
 from verl_ext.estimator_context import extra_fields
 from verl_ext.estimator_metrics import record
 from verl_ext.jagged_advantage import takes_jagged
@@ -63,7 +64,7 @@ def compute_prime_advantage(
         if log_probs.dtype in (torch.bfloat16, torch.float16):
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
-    outcome_rewards = _row_sums(token_level_scores)
+    outcome_rewards = row_sums(token_level_scores)
     form: dict[str, Any] = {
         "beta": settings.beta_train,
         "form": settings.form,
@@ -90,16 +91,6 @@ def _process_share(returns: torch.Tensor, outcome_part: torch.Tensor) -> dict[st
     return {"prime/process_share": float((whole - outcome).norm()) / outcome_norm if outcome_norm > 0 else 0.0}
 
 
-def _row_sums(values: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-    """(B,) the sum of each row, padded or jagged; of a flat tensor with the rows of ``like``, which is jagged."""
-    jagged = like if like is not None else values
-    if not jagged.is_nested:
-        return values.sum(dim=-1)
-    flat = values.values() if values.is_nested else values
-    # Not values.sum(-1), which pads.
-    return torch.segment_reduce(flat, "sum", lengths=jagged.offsets().diff(), unsafe=True)
-
-
 def _reward_model_metrics(
     rm_log_probs: torch.Tensor,
     ref_log_probs: torch.Tensor,
@@ -111,8 +102,8 @@ def _reward_model_metrics(
     """How well the reward of whole responses agrees with their outcomes; rows without a chosen token count nowhere."""
     rm, ref, mask = (x.values() if x.is_nested else x for x in (rm_log_probs, ref_log_probs, response_mask))
     chosen = mask.bool()
-    real = _row_sums(chosen.float(), like=response_mask) > 0
-    scores = beta * _row_sums(torch.where(chosen, rm - ref, 0.0), like=response_mask)
+    real = row_sums(chosen.float(), like=response_mask) > 0
+    scores = beta * row_sums(torch.where(chosen, rm - ref, 0.0), like=response_mask)
     scores, outcomes, groups = scores[real], outcome_rewards[real], group_ids[real.numpy()]
     if not len(scores):
         return {}

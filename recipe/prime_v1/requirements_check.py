@@ -105,6 +105,11 @@ def _check_band(config: Any, settings: PrimeSettings) -> None:
             "policy, which only the mode sync has. Set trainer.v1.trainer_mode=sync, or go without the band: "
             f"{_NO_BAND}"
         )
+    if ours and OmegaConf.select(config, "algorithm.filter_groups.enable"):
+        raise ConfigError(
+            "algorithm.filter_groups.enable=True: verl's group filter and PRIME's accuracy band are two samplers for "
+            f"one place. Set algorithm.filter_groups.enable=False, or go without the band: {_NO_BAND}"
+        )
     if not settings.filters:
         return
     if not ours:

@@ -13,6 +13,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.spro.advantage import Options, spro_advantage, spro_advantage_with_stats
 from recipe.spro.advantage.groups import Groups
+from recipe.spro.advantage.rows import row_sums
 from recipe.spro.advantage.sessions import final_row_of
 from recipe.spro.advantage.steps import make_step_ids
 from recipe.spro.advantage.vocabulary import TokenTable, tokenize_delimiters
@@ -135,7 +136,7 @@ def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[.
             gate_degenerate_groups=settings.gate_degenerate_groups,
             max_process_share=settings.max_process_share,
         )
-        outcome_rewards, final_rows = _row_sums(token_level_scores), None
+        outcome_rewards, final_rows = row_sums(token_level_scores), None
         if session_ids is not None and final_outputs is not None and not final_outputs.all():
             final_rows = final_row_of(session_ids, final_outputs)
             outcome_rewards = outcome_rewards[final_rows]
@@ -146,14 +147,6 @@ def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[.
 
     estimator.__name__ = estimator.__qualname__ = f"compute_{name}_advantage"
     return extra_fields(_extra_fields)(register_adv_est(name)(estimator))
-
-
-def _row_sums(scores: torch.Tensor) -> torch.Tensor:
-    """(B,) the sum of each row, padded or jagged."""
-    if not scores.is_nested:
-        return scores.sum(dim=-1)
-    # Not scores.sum(-1), which pads.
-    return torch.segment_reduce(scores.values(), "sum", lengths=scores.offsets().diff(), unsafe=True)
 
 
 def _step_ids(

@@ -202,13 +202,22 @@ class Comparison:
             if method.step_seconds is None or not method.timing:
                 raise BadRun(f"--times has no run of {method.label} with timed steps: add one, or leave --times out.")
             seconds = method.step_seconds.mean
-            method.runs = [replace(run, seconds={s: s * seconds for s in range(run.last + 1)}) for run in method.runs]
+            # A run's own times are its neighbours' too: none are shown beside those that count.
+            method.runs = [
+                replace(run, seconds={s: s * seconds for s in range(run.last + 1)}, step_seconds=None, phases={})
+                for run in method.runs
+            ]
         return cls(keys, list(methods.values()))
 
     @property
     def runs(self) -> list[Measures]:
         """All runs of all methods."""
         return [run for method in self.methods for run in method.runs]
+
+    @property
+    def timing_runs(self) -> list[Measures]:
+        """The separate runs that times and memory are of."""
+        return [run for method in self.methods for run in method.timing]
 
     @property
     def baseline(self) -> Method | None:

@@ -51,7 +51,7 @@ PANELS = (
         "share",
         "Process share",
         "rms process / rms outcome",
-        ("spro/process_share",),
+        ("spro/process_share", "prime/process_share"),
         4,
         "only methods with a process term have one",
     ),

@@ -11,13 +11,14 @@ from scripts.compare.tables import amount, run_names
 from verl_ext.generated_tokens import METRIC as GENERATED
 
 # What a method is, and what a seed is: these may differ between the runs of a comparison.
-OWN = ("method", "beta", "seed", "provenance")
+OWN = ("method", "beta", "rm_lr", "variables", "seed", "provenance")
 
 # Overrides that are a run's own name or place.
 PLACES = ("trainer.experiment_name", "trainer.default_local_dir", "trainer.project_name", "data.seed")
 
 
-KL_KEYS = {
+WHAT_IT_IS = {
+    "prime/process_share": "rms of the process part of the returns over that of the outcome part, which is not SPRO's",
     "actor/reward_kl_penalty": "the mean log-ratio of old policy and reference (k1 estimate: it may be below 0)",
     "actor/kl_loss": "an estimate that depends on the run's kl_loss_type",
 }
@@ -25,7 +26,7 @@ KL_KEYS = {
 
 def overrides(run: Measures) -> dict[str, str]:
     """The exact Hydra overrides of a run by key, without their `+` signs; empty where they were not recorded."""
-    given = (run.run.provenance or {}).get("overrides", [])
+    given = (run.run.provenance or {}).get("overrides") or []
     pairs = [override.partition("=") for override in given if isinstance(override, str)]
     return {key.lstrip("+~"): value for key, _, value in pairs}
 
@@ -45,13 +46,14 @@ def inequalities(comparison: Comparison) -> list[str]:
         by_value = _by_value(recorded, lambda run, key=key: overrides(run).get(key))
         if len(by_value) > 1:
             found.append(f"Runs differ in {key}: {_list(by_value)}.")
-    for key in ("commit", "versions", "hardware", "runs_at_once"):
-        known = [run for run in runs if run.run.provenance]
+    everything = [*runs, *comparison.timing_runs]
+    for key in ("commit", "versions", "hardware", "runs_at_once", "loss"):
+        known = [run for run in everything if run.run.provenance]
         by_value = _by_value(known, lambda run, key=key: (run.run.provenance or {}).get(key))
         if len(by_value) > 1:
             names = "; ".join(run_names(group, 2) for group in by_value.values())
             found.append(f"Runs differ in {key.replace('_', ' ')} (see provenance): {names}.")
-    if dirty := [run for run in runs if (run.run.provenance or {}).get("dirty")]:
+    if dirty := [run for run in everything if (run.run.provenance or {}).get("dirty")]:
         found.append(f"The code had uncommitted changes: {run_names(dirty)}.")
     seeds = {method.label: tuple(run.run.seed for run in method.runs) for method in comparison.methods}
     if len({frozenset(of) for of in seeds.values()}) > 1:
@@ -145,7 +147,7 @@ def _of_times(comparison: Comparison) -> list[str]:
         found = [
             f"Times and memory are those of {len(timed)} separate runs of {' and '.join(map(str, steps))} steps "
             f"({run_names(timed, 9)}). Wall-clock and device-hours are a run's steps times its method's mean step "
-            "there; start-up and evaluation are not in them."
+            "there, as if all its steps were like these; start-up and evaluation are not in them."
         ]
     else:
         found = [
@@ -194,7 +196,7 @@ def limits(comparison: Comparison) -> list[str]:
         reason = f" ({panel.note})" if panel.note else ""
         if without:
             found.append(f"{panel.title} was not logged by {'; '.join(without)}{reason}.")
-        found += [f"{panel.title} is {key}: {KL_KEYS[key]}." for key in sorted(used) if key in KL_KEYS]
+        found += [f"{panel.title} is {key}: {WHAT_IT_IS[key]}." for key in sorted(used) if key in WHAT_IT_IS]
     if not any(method.memory for method in comparison.methods):
         found.append("Memory by component was not logged.")
     heldout = sorted({int(n) for run in comparison.runs if (n := run.run.settings.get("heldout_n"))})

@@ -32,6 +32,7 @@ def facts(run: Measures) -> dict[str, str]:
         "hardware": _text(known.get("hardware")),
         "devices": f"{run.devices} ({run.devices_from})",
         "runs at once": _text(known.get("runs_at_once")),
+        "loss": _text(known.get("loss")),
         "learning rate": _text(settings.get("lr")),
         "held-out problems": _text(settings.get("heldout_n")),
         "user overrides": "none" if settings.get("overrides") == [] else _text(settings.get("overrides")),
@@ -40,7 +41,7 @@ def facts(run: Measures) -> dict[str, str]:
 
 def facts_table(comparison: Comparison) -> Table:
     """One row a fact: once where all runs agree, else by the runs that share it."""
-    by_run = {run.run.name: facts(run) for run in comparison.runs}
+    by_run = {run.run.name: facts(run) for run in [*comparison.runs, *comparison.timing_runs]}
     rows = []
     for fact in next(iter(by_run.values())):
         groups: dict[str, list[str]] = {}
@@ -57,7 +58,7 @@ def facts_table(comparison: Comparison) -> Table:
 def times_table(comparison: Comparison) -> Table:
     """One row a run: when it ran, and where its metrics were read from."""
     rows = []
-    for run in comparison.runs:
+    for run in [*comparison.runs, *comparison.timing_runs]:
         known = run.run.provenance or {}
         when = f"{known['started']} to {known.get('ended', '?')}" if known.get("started") else NOT_RECORDED
         rows.append([Cell(run.run.name), Cell(when), Cell(run.run.source)])

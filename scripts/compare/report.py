@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.compare import exports, figures, notes, page, provenance, sources, tables
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> int:
     if parsed.devices is not None and parsed.devices < 1:
         parser.error(f"--devices must be at least 1, got {parsed.devices}")
     try:
-        times = sources.load(parsed.times) if parsed.times else []
+        times = [replace(run, name=f"{run.name} (timed)") for run in sources.load(parsed.times)] if parsed.times else []
         comparison = Comparison.of(sources.load(parsed.runs), parsed.accuracy, parsed.devices, times)
         print("drawing", file=sys.stderr)
         report(comparison, parsed.out)

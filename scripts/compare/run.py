@@ -34,6 +34,9 @@ POLL_S = 1.0
 # On a terminal the progress line is rewritten; in a log it is repeated only this often.
 LOG_EVERY_S = 60.0
 
+# In a run's folder: how many runs were started side by side on its machine.
+RUNS_AT_ONCE = "runs_at_once"
+
 # Of the launcher, and not a method's to set.
 _RESERVED = ("METHOD", "SEED", "OUT", "FRESH")
 
@@ -66,8 +69,10 @@ def parse_method(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     method, separator, rest = text.partition(":")
     pairs = [item.partition("=") for item in rest.split(",")] if separator else []
     variables = tuple((key, value) for key, equals, value in pairs if key and equals and value)
-    if not method or len(variables) != len(pairs):
-        raise UsageError(f"{text!r} is no method: write METHOD, or METHOD:NAME=VALUE,... such as spro:BETA=0.03")
+    if not method or len(variables) != len(pairs) or "/" in text:
+        raise UsageError(
+            f"{text!r} is no method: METHOD, or METHOD:NAME=VALUE,... such as spro:BETA=0.03, without a slash"
+        )
     if reserved := [key for key, _ in variables if key in _RESERVED]:
         raise UsageError(f"{text!r} sets {reserved[0]}, which the matrix sets; take another method, --seeds or --out")
     return method, variables
@@ -90,6 +95,14 @@ def parse_cells(methods: list[str], seeds: str) -> list[Cell]:
     return cells
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal: numbers by value, however they are written."""
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return one == other
+
+
 @dataclass
 class Matrix:
     """What is run, how, and where it goes."""
@@ -101,6 +114,7 @@ class Matrix:
     keep: Path
     jobs: int = 1
     submit: list[str] = field(default_factory=list)
+    list_only: bool = False
 
     def folder(self, cell: Cell) -> Path:
         """Where the launcher works."""
@@ -120,14 +134,24 @@ class Matrix:
         of_run = {"METHOD": cell.method, "SEED": str(cell.seed), "OUT": str(self.folder(cell).resolve())}
         return clean | of_run | dict(cell.variables)
 
-    def check_kept(self, cell: Cell) -> None:
-        """Raise UsageError unless a kept run is the one that would be run now."""
-        path = self.kept(cell).with_name(f"{cell.name}.json")
+    def check(self, cell: Cell, path: Path) -> None:
+        """Raise UsageError unless a run that is there is the one that would be run now.
+
+        Compared are method, seed, overrides, and every setting that a variable of the environment sets: LR sets "lr".
+
+        Args:
+            cell: the run that is wanted.
+            path: the settings of the one that is there.
+        """
+        if not path.exists():
+            raise UsageError(f"{path} is missing, and says what the run beside it is: move that away to train it anew")
         settings = json.loads(path.read_text())
-        wanted = {"method": cell.method, "seed": cell.seed, "overrides": self.overrides}
-        wrong = {key: settings.get(key) for key, value in wanted.items() if settings.get(key) != value}
+        wanted = {key.lower(): value for key, value in self.environment(cell).items() if key.lower() in settings}
+        wanted |= {"method": cell.method, "seed": cell.seed, "overrides": self.overrides}
+        wrong = {key: settings[key] for key, value in wanted.items() if value != "" and not _same(settings[key], value)}
         if wrong:
-            raise UsageError(f"{path} was made with {wrong}, this matrix wants {wanted}: move it away, or take --keep")
+            asked = {key: wanted[key] for key in wrong}
+            raise UsageError(f"{path} was made with {wrong}, this matrix wants {asked}: move it away, or take --keep")
 
     def progress(self, cell: Cell) -> tuple[int, int | None]:
         """The last step that a run has logged, and how many it is to have."""
@@ -150,6 +174,8 @@ class Matrix:
         with temporary.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
             file.write((folder / "metrics.jsonl").read_bytes())
         settings = json.loads((folder / "run.json").read_text())
+        if extra := {key: value for key, value in cell.variables if key != "BETA"}:
+            settings["variables"] = extra
         settings["provenance"] = self.provenance(cell)
         kept.with_name(f"{cell.name}.json").write_text(json.dumps(settings, indent=1) + "\n")
         os.replace(temporary, kept)
@@ -160,6 +186,7 @@ class Matrix:
         record = record_path(metrics)
         if not record.exists():
             return None
+        shared = self.folder(cell) / RUNS_AT_ONCE
         starts = json.loads(record.read_text().replace(f"{Path.cwd()}{os.sep}", ""))
         ended = datetime.datetime.fromtimestamp(metrics.stat().st_mtime, datetime.UTC)
         return {
@@ -167,7 +194,7 @@ class Matrix:
             "started": starts[0]["started"],
             "ended": ended.isoformat(timespec="seconds"),
             "starts": len(starts),
-            "runs_at_once": None if self.submit else self.jobs,
+            "runs_at_once": int(shared.read_text()) if shared.exists() else None,
         }
 
 
@@ -203,9 +230,10 @@ class Runner:
         missing = []
         for cell in self.matrix.cells:
             if self.matrix.kept(cell).exists():
-                self.matrix.check_kept(cell)
+                self.matrix.check(cell, self.matrix.kept(cell).with_name(f"{cell.name}.json"))
                 print(f"{cell.name}: kept already")
             elif self.matrix.is_complete(cell):
+                self.matrix.check(cell, self.matrix.folder(cell) / "run.json")
                 self.matrix.keep_run(cell)
                 print(f"{cell.name}: done, kept as {self.matrix.kept(cell)}")
             else:
@@ -216,6 +244,10 @@ class Runner:
         """Start a run in a session of its own; its output goes to its folder."""
         folder = self.matrix.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
+        # The most of all starts: a run that once had neighbours has their marks in its times.
+        shared = folder / RUNS_AT_ONCE
+        before = int(shared.read_text()) if shared.exists() else 0
+        shared.write_text(str(max(before, self.matrix.jobs)))
         with (folder / "launch.log").open("ab") as log:
             self.running[cell] = subprocess.Popen(
                 self.matrix.command(),
@@ -324,8 +356,12 @@ def parse(arguments: list[str]) -> Matrix:
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"), help="where runs work (%(default)s)")
     parser.add_argument("--keep", type=Path, default=Path("docs/runs/methods"), help="where they are kept")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default 1)")
+    parser.add_argument("--list", action="store_true", help="print where the runs are kept, and run nothing")
     parser.add_argument("--submit", default="", metavar="COMMAND", help='a scheduler\'s, such as "sbatch train.sbatch"')
     options = parser.parse_intermixed_args(own)
+    submit = shlex.split(options.submit)
+    if submit and shutil.which(submit[0]) is None:
+        raise UsageError(f"--submit {options.submit!r}: there is no command {submit[0]!r}")
     if options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs}: must be 1 or more")
     if not options.launcher.is_file():
@@ -337,7 +373,8 @@ def parse(arguments: list[str]) -> Matrix:
         options.out,
         options.keep,
         options.jobs,
-        shlex.split(options.submit),
+        submit,
+        options.list,
     )
 
 
@@ -345,6 +382,12 @@ def main(arguments: list[str]) -> int:
     """Run or submit; returns 0 when every run is done or submitted, 1 if one failed, 2 for what cannot be run."""
     try:
         matrix = parse(arguments)
+        if matrix.list_only:
+            print(*(matrix.kept(cell) for cell in matrix.cells), sep="\n")
+            return 0
+        # As Ctrl-C: a closed terminal must not leave runs behind that nobody watches.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         failed = submit(matrix) if matrix.submit else Runner(matrix).run()
     except UsageError as error:
         print(f"compare run: {error}", file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ def load(arguments: list[str]) -> list[Run]:
         twin = seen.setdefault((run.label, run.seed), run)
         if twin is not run:
             raise BadRun(f"{twin.source} and {run.source} are both {run.label}, seed {run.seed}: leave one out.")
+    names = Counter(run.name for run in runs)
+    # Names tell runs apart in tables: two files of one name are told apart by their folders.
+    runs = [run if names[run.name] == 1 else replace(run, name=f"{Path(run.source).parent}/{run.name}") for run in runs]
     return sorted(runs, key=lambda run: (run.method != "grpo", run.method, run.beta or 0.0, run.seed))
 
 

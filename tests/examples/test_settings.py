@@ -41,6 +41,15 @@ def test_what_is_not_allowed_is_named(changes: dict[str, str], message: str) -> 
         settings(ENVIRONMENT | changes, [])
 
 
+@pytest.mark.parametrize(
+    ("override", "variable"),
+    [("algorithm.spro.beta=0.5", "BETA"), ("++trainer.total_training_steps=3", "STEPS")],
+)
+def test_an_override_of_what_the_environment_sets_is_refused(override: str, variable: str) -> None:
+    with pytest.raises(ValueError, match=f"set {variable}= in the environment"):
+        settings(ENVIRONMENT, [override])
+
+
 def test_names_are_those_of_the_kept_runs() -> None:
     assert name(ENVIRONMENT | {"BETA": "0.10"}, 0.1) == "spro-beta0.10-lr1e-4-seed2"
     assert name(ENVIRONMENT, settings(ENVIRONMENT, [])["beta"]) == "spro-beta0.01-lr1e-4-seed2"

@@ -35,6 +35,13 @@ def test_an_engine_that_trains_holds_gradients_and_moments() -> None:
     assert memory_metrics.held_by(engine(trains=False)) == {"weights": weights}
 
 
+def test_an_engine_that_is_not_torchs_is_left_out() -> None:
+    module = torch.nn.Linear(2, 2)
+    # Megatron's: a list of modules, an optimizer of its own.
+    assert memory_metrics.held_by(SimpleNamespace(module=[module], optimizer=None)) == {}
+    assert memory_metrics.held_by(SimpleNamespace(module=module, optimizer=object())) == {}
+
+
 def test_frozen_weights_have_no_gradients() -> None:
     lora = engine(trains=True)
     lora.module.weight.requires_grad_(False)

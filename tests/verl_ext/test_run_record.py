@@ -26,6 +26,7 @@ def test_each_start_adds_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert first["hardware"]["cores"] >= 1
     assert len(first["commit"]) == 40
     assert first["started"] <= second["started"]
+    assert first["loss"] == {"loss_agg_mode": "seq-mean-token-mean", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
 
 
 def test_a_run_without_the_file_tracker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

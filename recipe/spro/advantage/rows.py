@@ -106,3 +106,13 @@ class Rows:
         # As torch makes the result of an operation on it: with the same offsets, and with what is known of its longest
         # row, without which torch pads to the sum of all lengths.
         return NestedTensor(self.values, **extract_kwargs(self.like))
+
+
+def row_sums(values: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,) the sum of each row, padded or jagged; of flat values with the rows of ``like``, where that is jagged."""
+    jagged = values if like is None else like
+    if not jagged.is_nested:
+        return values.sum(dim=-1)
+    flat = values.values() if values.is_nested else values
+    # Not values.sum(-1), which pads.
+    return torch.segment_reduce(flat, "sum", lengths=jagged.offsets().diff(), unsafe=True)

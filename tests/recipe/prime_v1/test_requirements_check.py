@@ -70,6 +70,11 @@ FAULTS = [
         "go without the band: ",
     ),
     pytest.param(
+        ["algorithm.filter_groups.enable=True"],
+        "algorithm.filter_groups.enable=True: verl's group filter and PRIME's accuracy band are two samplers",
+        "go without the band: ",
+    ),
+    pytest.param(
         NO_SAMPLER,
         "trainer.v1.sampler.custom_sampler.path=None: algorithm.prime.filter_accuracy and filter_truncate act in",
         "switch both off: ",

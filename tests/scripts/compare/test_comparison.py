@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.compare import notes, sources, tables
+from scripts.compare import notes, provenance, sources, tables
 from scripts.compare.comparison import Comparison
 from scripts.compare.drawing import LIGHT_SERIES, line
 from scripts.compare.measures import accuracy_keys, measure
@@ -251,6 +252,29 @@ def test_times_and_memory_of_separate_runs() -> None:
     assert any("2 separate runs of 5 steps (grpo7, rloo7)" in sentence for sentence in notes.limits(comparison))
     with pytest.raises(BadRun, match="--times has no run of RLOO"):
         Comparison.of(runs, times=times[:1])
+
+
+def test_labels_are_what_a_run_really_had() -> None:
+    overridden = run("spro", 0, [0.2, 0.5], {"spro/beta": 0.05}, beta=0.01)
+    assert overridden.label == "SPRO, beta 0.05"
+    told = run("prime", 0, [0.2, 0.5])
+    told.settings["variables"] = {"RM_LR": "1e-6"}
+    assert told.label == "PRIME, RM_LR 1e-6"
+
+
+def test_timed_runs_are_compared_too() -> None:
+    runs = [run("grpo", 0, [0.2, 0.5]), run("rloo", 0, [0.2, 0.5])]
+    times = [
+        replace(one, name=f"{one.name} (timed)", provenance={"hardware": {"cpu": cpu}, "overrides": None})
+        for one, cpu in zip(runs, "XY", strict=True)
+    ]
+    comparison = Comparison.of(runs, times=times)
+    assert any("Runs differ in hardware" in sentence for sentence in notes.inequalities(comparison))
+    (row,) = [row for row in provenance.facts_table(comparison).rows if row[1].text == "cpu X"]
+    assert row[1].sub == "grpo0 (timed)"
+    # Their neighbours' marks are in a run's own times: none are shown.
+    assert comparison.runs[0].step_seconds is None
+    assert comparison.methods[0].step_seconds is not None
 
 
 def test_tokens_that_were_thrown_away_count() -> None:

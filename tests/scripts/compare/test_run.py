@@ -56,7 +56,9 @@ def calls(launcher: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.parametrize("text", ["", ":BETA=1", "spro:", "spro:BETA", "spro:BETA=", "spro:=1", "spro:SEED=1"])
+@pytest.mark.parametrize(
+    "text", ["", "spro:ROOT=a/b", ":BETA=1", "spro:", "spro:BETA", "spro:BETA=", "spro:=1", "spro:SEED=1"]
+)
 def test_what_is_no_method_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_method(text)
@@ -123,6 +125,56 @@ def test_a_kept_run_of_other_settings_is_no_substitute(launcher: Path, capsys: p
     assert run.main(arguments(launcher, "grpo", "--seeds", "0")) == 0
     assert run.main(arguments(launcher, "grpo", "--seeds", "0", "--", "trainer.x=1")) == 2
     assert "grpo-seed0.json was made with {'overrides': []}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nor_is_one_of_another_environment(
+    kept: bool, launcher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(launcher, "grpo", "--seeds", "0")
+    assert run.main(command) == 0
+    monkeypatch.setenv("STEPS", "2.0")
+    assert run.main(command) == 0
+    if not kept:
+        (launcher.parent / "kept" / "grpo-seed0.jsonl.gz").unlink()
+    monkeypatch.setenv("STEPS", "160")
+    assert run.main(command) == 2
+    told = capsys.readouterr().err
+    assert "was made with {'steps': 2}, this matrix wants {'steps': '160'}" in told
+    assert len(calls(launcher)) == 1
+
+
+def test_settings_that_are_missing_are_named(launcher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(arguments(launcher, "grpo", "--seeds", "0")) == 0
+    (launcher.parent / "kept" / "grpo-seed0.json").unlink()
+    assert run.main(arguments(launcher, "grpo", "--seeds", "0")) == 2
+    assert "grpo-seed0.json is missing" in capsys.readouterr().err
+
+
+def test_what_a_cell_was_told_and_who_ran_beside_it_is_kept(launcher: Path) -> None:
+    command = arguments(launcher, "grpo:LR=2e-4,BETA=1", "--seeds", "0", "--jobs", "2")
+    assert run.main(command) == 0
+    path = launcher.parent / "kept" / "grpo-lr2e-4-beta1-seed0.json"
+    settings = json.loads(path.read_text())
+    assert settings["variables"] == {"LR": "2e-4"}
+    assert settings["provenance"]["runs_at_once"] == 2
+    # Started by hand, nobody knows.
+    path.with_name("grpo-lr2e-4-beta1-seed0.jsonl.gz").unlink()
+    (launcher.parent / "out" / "grpo-lr2e-4-beta1-seed0" / "runs_at_once").unlink()
+    assert run.main(command) == 0
+    assert json.loads(path.read_text())["provenance"]["runs_at_once"] is None
+
+
+def test_the_list_runs_nothing(launcher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(arguments(launcher, "grpo", "--seeds", "0,1", "--list")) == 0
+    kept = launcher.parent / "kept"
+    assert capsys.readouterr().out.split() == [str(kept / f"grpo-seed{seed}.jsonl.gz") for seed in (0, 1)]
+    assert calls(launcher) == []
+
+
+def test_a_scheduler_that_is_not_there_is_named(launcher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(arguments(launcher, "grpo", "--submit", "no_such_sbatch x")) == 2
+    assert "there is no command 'no_such_sbatch'" in capsys.readouterr().err
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(
