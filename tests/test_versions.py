@@ -23,6 +23,7 @@ CARRYING = (
     "numba",
     "triton",
     "math-verify",
+    "playwright",
 )
 
 
