@@ -16,13 +16,13 @@ METHOD_NAMES = {
     "dr_grpo": "Dr.GRPO",
     "frpo": "FRPO",
     "grpo": "GRPO",
-    "grpo_neg_kl": "GRPO with negative KL (control)",
+    "grpo_neg_kl": "GRPO neg. KL",
     "prime": "PRIME",
     "reinforce_plus_plus": "REINFORCE++",
     "rloo": "RLOO",
     "spro": "SPRO",
     "spro_bounded": "SPRO bounded",
-    "spro_shuffled": "SPRO shuffled (control)",
+    "spro_shuffled": "SPRO shuffled",
     "token": "Per-token log-ratio",
 }
 

@@ -215,8 +215,8 @@ def _difference(canvas: Canvas, *, comparison: Comparison) -> None:
         mean.set_gid(f"series-{index}-mean")
         _point(canvas, estimate.mean, row, _hover(method.label, "mean over seeds", estimate, 3))
     canvas.axis.set(yticks=range(len(rows)), yticklabels=[m.label for _, m in rows], ylim=(len(rows) - 0.5, -0.5))
-    canvas.axis.set_xlabel(f"final accuracy minus {BASELINE_NAME}'s of the same seed")
-    canvas.axis.xaxis.set_major_locator(MaxNLocator(6))
+    canvas.axis.set_xlabel(f"minus {BASELINE_NAME} of the same seed")
+    canvas.axis.xaxis.set_major_locator(MaxNLocator(4))
     canvas.axis.grid(axis="y", visible=False)
     canvas.axis.tick_params(axis="y", length=0)
 
