@@ -21,7 +21,7 @@ BETA = 0.5
 
 
 def run_of(method: str, base: Path, folder: Path) -> Run:
-    run = make_run(base, folder, f"+method={method}", "algorithm.spro.beta=0.5", steps=STEPS)
+    run = make_run(base, folder, f"+method={method}", f"algorithm.spro.beta={BETA}", steps=STEPS)
     try:
         assert run.finish() == 0, run.log[-6000:]
         assert run.wait_until_gone() == []
@@ -68,3 +68,14 @@ def test_dynamic_sampling_counts_what_it_throws_away(base: Path, tmp_path: Path)
     kept = metrics["perf/total_num_tokens"] - 16 * metrics["prompt_length/mean"]
     generated = metrics["training/generated_tokens/sum"]
     assert generated > kept if thrown_away else generated == kept
+
+
+@pytest.mark.parametrize("method", ["rloo", "reinforce_plus_plus", "frpo", "token"])
+def test_the_others_train(method: str, base: Path, tmp_path: Path) -> None:
+    run = run_of(method, base, tmp_path)
+    for step in range(1, STEPS + 1):
+        metrics = run.metrics(step)
+        assert np.isfinite(metrics["actor/pg_loss"])
+        assert metrics["actor/grad_norm"] > 0
+        # Only what compares with a reference policy has one.
+        assert ("spro/process_share" in metrics) == ("timing_s/ref" in metrics) == (method in ("frpo", "token"))
