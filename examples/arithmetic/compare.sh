@@ -22,7 +22,7 @@ runs=("${methods[@]}" --seeds "$SEEDS" --out outputs/compare --keep "$KEEP")
 times=("${methods[@]}" --seeds 0 --out outputs/times --keep "$TIMES")
 
 python -m scripts.compare run "${runs[@]}" --jobs "$JOBS"
-STEPS=10 HELDOUT_N=100 ROOT=outputs/times/shared python -m scripts.compare run "${times[@]}"
+STEPS=8 HELDOUT_N=100 ROOT=outputs/times/shared python -m scripts.compare run "${times[@]}"
 mapfile -t run_files < <(python -m scripts.compare run "${runs[@]}" --list)
 mapfile -t time_files < <(python -m scripts.compare run "${times[@]}" --list)
 python -m scripts.compare report "${run_files[@]}" --times "${time_files[@]}" --out "$REPORT"
