@@ -48,7 +48,8 @@ def inequalities(comparison: Comparison) -> list[str]:
             found.append(f"Runs differ in {key}: {_list(by_value)}.")
     everything = [*runs, *comparison.timing_runs]
     for key in ("commit", "versions", "hardware", "runs_at_once", "loss"):
-        known = [run for run in everything if run.run.provenance]
+        # What was not recorded is no difference; the provenance says where.
+        known = [run for run in everything if (run.run.provenance or {}).get(key) is not None]
         by_value = _by_value(known, lambda run, key=key: (run.run.provenance or {}).get(key))
         if len(by_value) > 1:
             names = "; ".join(run_names(group, 2) for group in by_value.values())
