@@ -146,7 +146,8 @@ class Matrix:
         if not path.exists():
             raise UsageError(f"{path} is missing, and says what the run beside it is: move that away to train it anew")
         settings = json.loads(path.read_text())
-        wanted = {key.lower(): value for key, value in self.environment(cell).items() if key.lower() in settings}
+        set_here = self.environment(cell).items()
+        wanted: dict[str, Any] = {key.lower(): value for key, value in set_here if key.lower() in settings}
         wanted |= {"method": cell.method, "seed": cell.seed, "overrides": self.overrides}
         wrong = {key: settings[key] for key, value in wanted.items() if value != "" and not _same(settings[key], value)}
         if wrong:
