@@ -10,7 +10,7 @@ in units of the log-ratio: beta, norm and coefficient come with the second pass.
 
 import numpy as np
 
-from recipe.spro.advantage.cpu_kernels import HUGE
+from recipe.spro.advantage.cpu_kernels import HUGE, masked_total
 from recipe.spro.advantage.cpu_vectors import inline, jit
 
 # What `kind` is in here: upstream's form with rewards per token or for the whole response, and the paper's.
@@ -29,17 +29,6 @@ def _count(mask):
     while end > 0 and mask[end - 1] == 0:
         end -= 1
     return valid, end, some == 0 or some == 1
-
-
-@inline
-def _total(log_probs, ref_log_probs, mask):
-    """The sum of the log-ratios of valid tokens, in float64 from the subtraction on."""
-    total = 0.0
-    for t in range(len(mask)):
-        ratio = np.float64(log_probs[t]) - np.float64(ref_log_probs[t])
-        # A selection, not a product: a masked NaN stays out.
-        total += ratio if mask[t] else 0.0
-    return total
 
 
 @inline
@@ -120,7 +109,7 @@ def process_terms(
             # The last token's reward is not upstream's, but a value that is not finite is an error there too.
             own = log_probs.values[at : at + end]
             reference, inside = ref_log_probs.values[ref_at : ref_at + end], mask.values[mask_at : mask_at + end]
-            total = _total(own[: end - 1], reference[: end - 1], inside[: end - 1])
+            total = masked_total(own[: end - 1], reference[: end - 1], inside[: end - 1])
             last = np.float64(own[end - 1]) - np.float64(reference[end - 1])
             # A comparison, which NaN fails too: isfinite asks for x - x == 0, which reordered is true of any a - b.
             fine &= abs(total) < HUGE and abs(last) < HUGE

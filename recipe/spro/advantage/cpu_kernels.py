@@ -78,8 +78,8 @@ def _total(log_probs, ref_log_probs):
 
 
 @inline
-def _masked_total(log_probs, ref_log_probs, mask):
-    """The same over the valid tokens."""
+def masked_total(log_probs, ref_log_probs, mask):
+    """The sum of the log-ratios of valid tokens, in float64 from the subtraction on."""
     total = 0.0
     for t in range(len(mask)):
         ratio = np.float64(log_probs[t]) - np.float64(ref_log_probs[t])
@@ -121,7 +121,7 @@ def row_total(row, length, log_probs, ref_log_probs, mask):
     at, ref_at, mask_at = log_probs.starts[row], ref_log_probs.starts[row], mask.starts[row]
     # Slices, here and elsewhere: with an index of unknown sign numba asks at each place whether it counts from the end.
     inside = mask.values[mask_at : mask_at + length]
-    return _masked_total(log_probs.values[at:], ref_log_probs.values[ref_at:], inside)
+    return masked_total(log_probs.values[at:], ref_log_probs.values[ref_at:], inside)
 
 
 @inline
@@ -139,7 +139,7 @@ def local_values(
     if kind == _VALID:
         total = _total(policy, reference)
     else:
-        total = _masked_total(policy, reference, inside)
+        total = masked_total(policy, reference, inside)
 
     # Blocks that are valid throughout and need no preparation; the end of a row must not be read over.
     direct = there // LANES * LANES if kind == _VALID and process == PREFIX else 0
