@@ -220,6 +220,11 @@ class Comparison:
         return [run for method in self.methods for run in method.timing]
 
     @property
+    def timed_runs(self) -> list[Measures]:
+        """The runs that times and memory are of: those separate ones, or all."""
+        return [run for method in self.methods for run in method.timed]
+
+    @property
     def baseline(self) -> Method | None:
         """GRPO; None if no run is."""
         return next((method for method in self.methods if method.is_baseline), None)

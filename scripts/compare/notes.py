@@ -133,8 +133,7 @@ def findings(comparison: Comparison) -> list[str]:
         if ratio is not None and ratio.low is not None and ratio.high is not None and (ratio.low > 1 or ratio.high < 1):
             times.append(f"{method.label} {abs(ratio.mean - 1):.0%} {'more' if ratio.mean > 1 else 'less'}")
     if times:
-        timed = [run for method in comparison.methods for run in method.timed]
-        alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in timed)
+        alone = all((run.run.provenance or {}).get("runs_at_once") == 1 for run in comparison.timed_runs)
         doubt = "" if alone else " Runs may have shared the machine: this may be the neighbours' doing."
         found.append(f"Time of a step against {BASELINE_NAME}'s: {'; '.join(times)}.{doubt}")
     return found
@@ -142,8 +141,8 @@ def findings(comparison: Comparison) -> list[str]:
 
 def _of_times(comparison: Comparison) -> list[str]:
     """What the times are, and who else was on the machine."""
-    timed = [run for method in comparison.methods for run in method.timed]
-    if any(method.timing for method in comparison.methods):
+    timed = comparison.timed_runs
+    if comparison.timing_runs:
         steps = sorted({run.last for run in timed})
         found = [
             f"Times and memory are those of {len(timed)} separate runs of {' and '.join(map(str, steps))} steps "

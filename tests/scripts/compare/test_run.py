@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from scripts.compare import run
-from scripts.compare.run import Cell, UsageError, parse_cells, parse_method
+from scripts.compare.matrix import Cell, UsageError, parse_cells, parse_method
 from tests.support import ROOT
 
 FAKE_LAUNCHER = """
@@ -233,7 +233,7 @@ def test_a_scheduler_gets_what_is_missing_once(launcher: Path, capsys: pytest.Ca
 
 def test_the_shipped_launcher_is_one(tmp_path: Path) -> None:
     """What the matrix sets reaches run.sh, and what it may not be told ends before anything starts."""
-    matrix = run.parse(["spro:BETA=0.03", "--seeds", "1", "--out", str(tmp_path)])
+    matrix, _ = run.parse(["spro:BETA=0.03", "--seeds", "1", "--out", str(tmp_path)])
     (cell,) = matrix.cells
     assert cell == Cell("spro", 1, (("BETA", "0.03"),))
     environment = matrix.environment(Cell("no_such_method", 1))
