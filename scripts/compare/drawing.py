@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette, told apart with any form of colour blindness; the baseline is the neutral one.
@@ -163,21 +164,26 @@ def png(picture: Picture) -> bytes:
         canvas = _drawn(picture, LIGHT)
         canvas.axis.set_title(picture.title, loc="left", fontweight="bold", fontsize=11)
         if picture.legend:
-            handles = [handle(canvas, index, picture.of_parts) for _, index in picture.legend]
-            names = [name for name, _ in picture.legend]
-            canvas.figure.legend(
-                handles,
-                names,
-                loc="outside lower center",
-                ncol=3 if len(names) > 4 else 2,
-                fontsize=8.5,
-                handlelength=3,
-            )
+            add_legend(canvas, picture)
         data = io.BytesIO()
         # Without the version of matplotlib in it, the same data gives the same bytes for longer.
         canvas.figure.savefig(data, format="png", dpi=160, facecolor=LIGHT.background, metadata={"Software": None})
         plt.close(canvas.figure)
     return data.getvalue()
+
+
+def add_legend(canvas: Canvas, picture: Picture) -> Legend:
+    """Under the figure, in as many columns, up to three, as its names leave room for."""
+    handles = [handle(canvas, index, picture.of_parts) for _, index in picture.legend]
+    names = [name for name, _ in picture.legend]
+    for columns in (3, 2, 1):
+        legend = canvas.figure.legend(
+            handles, names, loc="outside lower center", ncol=columns, fontsize=8.5, handlelength=3
+        )
+        if columns == 1 or legend.get_window_extent().width <= canvas.figure.bbox.width:
+            break
+        legend.remove()
+    return legend
 
 
 def svg(picture: Picture) -> str:

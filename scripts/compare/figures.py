@@ -60,10 +60,12 @@ def pictures(comparison: Comparison) -> dict[str, list[Picture]]:
         words = "Mean seconds of a training step, by phase, one bar a method."
         draw = partial(_bars, comparison=comparison, names=names, of=_phase_parts, label="seconds a step")
         cost.append(Picture("phases", "Time of a step by phase", words, draw, parts, of_parts=True, size=(5.4, height)))
-    if names := sorted({component for m in comparison.methods for component in m.memory}):
+    kind = "peak" if comparison.memory_kind == "peak" else "static"
+    components = sorted({component for m in comparison.methods for component in m.memory})
+    # Of what is drawn: a component that was measured in another way has no bar.
+    if names := [c for c in components if any(_memory_parts(m, c, kind=kind) for m in comparison.methods)]:
         parts = tuple((name.replace("_", " "), index) for index, name in enumerate(names))
         words = "Memory by component, one bar a method."
-        kind = "peak" if comparison.memory_kind == "peak" else "static"
         label = "GiB, sum of peaks" if kind == "peak" else "GiB of weights, gradients and optimizer"
         draw = partial(_bars, comparison=comparison, names=names, of=partial(_memory_parts, kind=kind), label=label)
         cost.append(Picture("memory", "Memory by component", words, draw, parts, of_parts=True, size=(5.4, height)))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.compare import __main__, report, sources
+from scripts.compare import __main__, drawing, report, sources
 from scripts.compare.comparison import Comparison
+from scripts.compare.figures import SMALL, WIDE
 from tests.scripts.compare.synthetic import as_csv, as_scan, as_tensorboard, keep, rows, settings
 
 
@@ -137,3 +138,13 @@ def test_wrong_usage_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["nonsense"]) == 2
     assert __main__.main(["--help"]) == 0
     assert "python -m scripts.compare report" in capsys.readouterr().out
+
+
+def test_no_legend_of_a_picture_is_cut() -> None:
+    labels = ("SPRO shuffled, beta 0.01", "SPRO bounded, beta 0.1", "GRPO neg. KL, beta 0.01", "GRPO", "PRIME")
+    for size in (WIDE, SMALL):
+        legend = tuple((label, index) for index, label in enumerate(labels))
+        picture = drawing.Picture("x", "X", "x", lambda canvas: canvas.axis.plot([0, 1], [0, 1]), legend, size=size)
+        canvas = drawing._drawn(picture, drawing.LIGHT)
+        extent = drawing.add_legend(canvas, picture).get_window_extent()
+        assert 0 < extent.width <= canvas.figure.bbox.width
