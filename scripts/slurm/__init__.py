@@ -1,0 +1,1 @@
+"""Any launcher on the nodes of a Slurm job: see README.md."""
