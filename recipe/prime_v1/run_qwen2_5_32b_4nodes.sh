@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# PRIME | Qwen2.5-32B | 4 nodes of 8 GPUs with 80 GB | FSDP2
+# PRIME | Qwen2.5-32B | 4 nodes of 8 GPUs with 80 GB | Megatron
 #
 #   python -m scripts.doctor recipe/prime_v1/run_qwen2_5_32b_4nodes.sh     # first: checks it, starts nothing
 #   bash recipe/prime_v1/run_qwen2_5_32b_4nodes.sh
 #
 # Each value is marked: Paper (SPRO's), PRIME (the setting that the paper builds on), or Ours.
-# FSDP2, unlike recipe/spro's launcher of the same name: PRIME's reward model runs on no other engine.
+# The reward model takes the policy's engine and parallelism.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -32,9 +32,10 @@ LR=${LR:-5e-7}
 RM_LR=${RM_LR:-1e-6}
 NNODES=${NNODES:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
-ENGINE=${ENGINE:-fsdp2}
-# Ours: one sequence over four ranks
-SEQUENCE_PARALLEL=${SEQUENCE_PARALLEL:-4}
+ENGINE=${ENGINE:-megatron}
+# Ours: tensor parallel inside a node; the rest, 2 or more, is data parallel
+TP=${TP:-8}
+PP=${PP:-2}
 ROLLOUT_TP=${ROLLOUT_TP:-4}
 OFFLOAD=${OFFLOAD:-True}
 GPU_MEMORY_UTILIZATION=${GPU_MEMORY_UTILIZATION:-0.6}

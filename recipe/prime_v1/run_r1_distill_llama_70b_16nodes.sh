@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# PRIME | DeepSeek-R1-Distill-Llama-70B | 16 nodes of 8 GPUs with 80 GB | FSDP2
+# PRIME | DeepSeek-R1-Distill-Llama-70B | 16 nodes of 8 GPUs with 80 GB | Megatron
 #
 #   python -m scripts.doctor recipe/prime_v1/run_r1_distill_llama_70b_16nodes.sh     # first: checks it, starts nothing
 #   bash recipe/prime_v1/run_r1_distill_llama_70b_16nodes.sh
 #
 # Each value is marked: Paper (SPRO's), PRIME (the setting that the paper builds on), or Ours.
-# FSDP2, unlike recipe/spro's launcher of the same name: PRIME's reward model runs on no other engine.
+# The reward model takes the policy's engine and parallelism.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -32,10 +32,12 @@ LR=${LR:-5e-7}
 RM_LR=${RM_LR:-1e-6}
 NNODES=${NNODES:-16}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
-ENGINE=${ENGINE:-fsdp2}
-# Ours: one sequence over eight ranks, one at a time
-SEQUENCE_PARALLEL=${SEQUENCE_PARALLEL:-8}
-MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-$(((MAX_PROMPT + MAX_RESPONSE) / 4))}
+ENGINE=${ENGINE:-megatron}
+# Ours: tensor parallel inside a node, four stages; the rest, 4, is data parallel
+TP=${TP:-8}
+PP=${PP:-4}
+# Ours: one sequence at a time
+MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-$((MAX_PROMPT + MAX_RESPONSE))}
 ROLLOUT_TP=${ROLLOUT_TP:-8}
 OFFLOAD=${OFFLOAD:-True}
 GPU_MEMORY_UTILIZATION=${GPU_MEMORY_UTILIZATION:-0.6}

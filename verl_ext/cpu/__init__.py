@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 
 # Tools and device files of the accelerators that verl knows.
 _ACCELERATOR_TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi", "npu-smi")
@@ -28,6 +29,15 @@ _ENVIRONMENT = {
     # TransferQueue wants 8 and warns at every call where there are fewer cores.
     "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
 }
+
+
+# What asks for this stack on the command line, with FSDP2 and with Megatron.
+STACKS = ("+stack=cpu", "+stack=cpu_megatron")
+
+
+def is_asked_for(overrides: Iterable[str]) -> bool:
+    """Whether Hydra overrides ask for the stack without an accelerator."""
+    return not set(STACKS).isdisjoint(overrides)
 
 
 def accelerator() -> str | None:
@@ -75,9 +85,25 @@ def install() -> None:
         os.environ.setdefault(name, value)
 
     from verl_ext import config_checks
-    from verl_ext.cpu import fsdp_engine, fsdp_offload, limits, log_probs, platform, process_group, vllm_version
+    from verl_ext.cpu import (
+        engines,
+        fsdp_offload,
+        limits,
+        log_probs,
+        megatron_device,
+        megatron_float32,
+        megatron_layers,
+        megatron_mask,
+        megatron_random,
+        platform,
+        process_group,
+        vllm_version,
+        weight_transfer,
+    )
 
-    for patch in (vllm_version, platform, process_group, fsdp_engine, fsdp_offload, log_probs):
+    megatron = (megatron_float32, megatron_device, megatron_random, megatron_layers, megatron_mask)
+    stack = (vllm_version, platform, process_group, engines, fsdp_offload, log_probs, weight_transfer)
+    for patch in (*stack, *megatron):
         patch.install()
     config_checks.register(limits.check)
 
