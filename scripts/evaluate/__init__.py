@@ -1,0 +1,1 @@
+"""Evaluation of models and checkpoints with verl's vLLM servers: ``python -m scripts.evaluate``."""
