@@ -1,0 +1,1 @@
+"""What SPRO's step costs beyond GRPO's."""
