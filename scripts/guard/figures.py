@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 
 from recipe.spro.guard import Thresholds
-from scripts.compare.drawing import Canvas, Picture
+from scripts.compare.drawing import Canvas, Picture, line
 from scripts.guard.verdicts import AHEAD, Verdict, readings
 
 BEFORE, AFTER = 60, 10
+
+# Steps between markers: those of one curve beside those of the others.
+EVERY = 10
 
 
 def signals(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Picture:
@@ -35,7 +38,8 @@ def signals(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Picture:
                 if -BEFORE <= step <= AFTER and len(values) >= 3
             ]
             if points:
-                axis.plot(*zip(*points, strict=True), color=canvas.colour(index), linewidth=1.8, label=name)
+                look = {**line(index), "markersize": 5, "markevery": (2 * index, EVERY)}
+                axis.plot(*zip(*points, strict=True), color=canvas.colour(index), linewidth=1.8, **look)
         axis.set(xlim=(-BEFORE, AFTER), xlabel="steps from the collapse", ylabel="signal / threshold")
         axis.set_ylim(0, 4)
 

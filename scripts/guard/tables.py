@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from recipe.spro.guard import Thresholds
 from recipe.spro.guard_signals import SIGNALS
-from scripts.compare.statistics import Estimate
+from scripts.compare.statistics import Estimate, wilson
 from scripts.compare.tables import NONE, Cell, Table
 from scripts.guard.verdicts import AHEAD, WELL, Totals, Verdict, facts, judge
 from scripts.runs import METHOD_NAMES, Run
+
+# Steps between which collapses are told apart; the last is beyond every run.
+LIVES = (0, 15, 30, 60, 1 << 30)
 
 
 def share(estimate: Estimate) -> str:
@@ -59,6 +64,13 @@ def by_signal(runs: Sequence[Run], thresholds: Thresholds) -> Table:
     return Table(COLUMNS, rows)
 
 
+def by_rate(verdicts: Sequence[Verdict]) -> Table:
+    """One row a learning rate."""
+    rates = sorted({float(verdict.run.settings.get("lr") or 0) for verdict in verdicts})
+    of_rate = {rate: [v for v in verdicts if float(v.run.settings.get("lr") or 0) == rate] for rate in rates}
+    return Table(COLUMNS, [_row(f"lr {rate:g}", members) for rate, members in of_rate.items()])
+
+
 def by_kind(verdicts: Sequence[Verdict]) -> Table:
     """One row a method, beta and learning rate."""
     kinds: dict[tuple[str, float, float], list[Verdict]] = {}
@@ -70,6 +82,26 @@ def by_kind(verdicts: Sequence[Verdict]) -> Table:
         of_beta = f", beta {beta:g}" if beta else ""
         rows.append(_row(f"{METHOD_NAMES.get(method, method)}{of_beta}, lr {lr:g}", members))
     return Table(COLUMNS, rows)
+
+
+def by_life(verdicts: Sequence[Verdict]) -> Table:
+    """Collapsed runs by how long they lived: a fast collapse leaves no time for a warning."""
+    rows = []
+    for low, high in itertools.pairwise(LIVES):
+        members = [v for v in verdicts if v.collapse is not None and low < v.collapse <= high]
+        alarmed = [(v.alarm, v.collapse) for v in members if v.alarm is not None and v.collapse is not None]
+        in_time = share(wilson(sum(v.in_time for v in members), len(members)))
+        ahead = f"{median(collapse - alarm for alarm, collapse in alarmed):g}" if alarmed else NONE
+        part = f"{median(alarm / collapse for alarm, collapse in alarmed):.2f}" if alarmed else NONE
+        words = f"{low + 1} to {high}" if high < LIVES[-1] else f"{low + 1} and later"
+        rows.append([Cell(words), Cell(in_time), Cell(ahead), Cell(part)])
+    columns = [
+        "collapse at step",
+        f"alarmed ≥ {AHEAD} steps ahead",
+        "median steps ahead",
+        "alarm over collapse, median",
+    ]
+    return Table(columns, rows)
 
 
 def runs_table(verdicts: Sequence[Verdict]) -> Table:

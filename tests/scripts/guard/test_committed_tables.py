@@ -10,7 +10,7 @@ import pytest
 
 from recipe.spro.guard import Thresholds
 from scripts.guard import __main__ as command
-from scripts.guard import tables
+from scripts.guard import saved, tables
 from tests.support import ROOT
 
 INPROCESS = ROOT / "docs/runs/inprocess"
@@ -19,21 +19,24 @@ needs_kept_runs = pytest.mark.skipif(not INPROCESS.is_dir(), reason="the runs in
 
 
 @pytest.fixture(scope="module")
-def sets() -> command.Sets:
+def made() -> tuple[command.Sets, list[saved.Pair]]:
     """As `python -m scripts.guard report` makes them."""
     verl = [str(ROOT / folder) for folder in command.VERL_RUNS]
     return command.sets_of([str(INPROCESS)], verl, Thresholds())
 
 
 @needs_kept_runs
-def test_the_tables_are_of_the_kept_runs(sets: command.Sets) -> None:
-    assert command.markdown(sets, Thresholds()) == (ROOT / "docs/guard/tables.md").read_text()
+def test_the_tables_are_of_the_kept_runs(made: tuple[command.Sets, list[saved.Pair]]) -> None:
+    sets, pairs = made
+    assert command.markdown(sets, pairs, Thresholds()) == (ROOT / "docs/guard/tables.md").read_text()
     assert tables.runs_csv(sets) == (ROOT / "docs/guard/runs.csv").read_text()
 
 
 @needs_kept_runs
 @pytest.mark.parametrize("page", ["docs/guard.md", "recipe/spro/README.md"])
-def test_a_page_quotes_the_totals(page: str, sets: command.Sets) -> None:
+def test_a_page_quotes_the_totals(page: str, made: tuple[command.Sets, list[saved.Pair]]) -> None:
+    sets, pairs = made
+    assert saved.words(pairs) in (ROOT / page).read_text()
     assert tables.totals(sets).markdown().strip() in (ROOT / page).read_text()
 
 
