@@ -1,9 +1,11 @@
 # The two commands: `make demo` trains the worked example, `make test` runs every test. Both set everything up first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all test-slurm lint clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Files of tests at a time.
+WORKERS ?= 2
 # PyTorch's index of CPU wheels, where the configured index has no torch==2.13.0+cpu.
 TORCH_INDEX ?=
 
@@ -16,6 +18,7 @@ help:
 	@echo "make demo       train the worked example with SPRO, on the CPU"
 	@echo "make test       lint, type check and every test that fits into 20 minutes"
 	@echo "make test-all   the slow tests too"
+	@echo "make test-slurm two nodes of a Slurm on this host (apt-get install slurm-wlm munge)"
 
 setup: $(STAMP)
 
@@ -39,10 +42,22 @@ lint: setup
 	@$(VENV)/bin/mypy
 
 test: lint
-	@$(VENV)/bin/python -m pytest -m "not slow"
+	@$(call pytest,and not slow)
 
 test-all: lint
-	@$(VENV)/bin/python -m pytest
+	@$(call pytest,)
+
+# Files side by side, then one by one the tests that nothing may disturb. A run of the stack takes 7 GiB: WORKERS=1 on a
+# small machine.
+define pytest
+failed=0; \
+$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone $(1)" || failed=1; \
+$(VENV)/bin/python -m pytest -m "alone $(1)" || failed=1; \
+exit $$failed
+endef
+
+test-slurm: setup
+	@$(VENV)/bin/python -m pytest -rs tests/e2e/test_slurm.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info outputs

@@ -81,11 +81,13 @@ class Run:
 
     def series(self, *keys: str) -> tuple[list[int], list[float]]:
         """Steps and values of the first of ``keys`` that any step logged."""
-        for key in keys:
-            found = {step: metrics[key] for step, metrics in self.steps.items() if key in metrics}
-            if found:
-                return list(found), list(found.values())
-        return [], []
+        key = self.first_logged(*keys)
+        found = {step: metrics[key] for step, metrics in self.steps.items() if key in metrics} if key else {}
+        return list(found), list(found.values())
+
+    def first_logged(self, *keys: str) -> str | None:
+        """The first of ``keys`` that any step logged."""
+        return next((key for key in keys if any(key in metrics for metrics in self.steps.values())), None)
 
     def logged(self) -> set[str]:
         """Every metric that some step logged."""

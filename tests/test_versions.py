@@ -25,6 +25,8 @@ CARRYING = (
     "math-verify",
     "playwright",
     "scipy",
+    "megatron-core",
+    "mbridge",
 )
 
 
@@ -106,6 +108,7 @@ README_ROWS = {
     "transformers": ("transformers", "{transformers}"),
     "numba": ("numba, triton", "{numba}, {triton} (interpreter)"),
     "math-verify": ("math-verify, latex2sympy2_extended", "{math-verify}, {latex2sympy2_extended}"),
+    "megatron-core": ("megatron-core, mbridge", "{megatron-core}, {mbridge}"),
     "Ray": ("Ray, TransferQueue, tensordict", "{ray}, {TransferQueue}, {tensordict}"),
 }
 

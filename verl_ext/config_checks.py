@@ -1,7 +1,8 @@
 """Checks of a run's configuration that end it before Ray starts, with one message.
 
 `register` adds a check, a function of the whole Hydra config that raises `ConfigError`. They run
-where verl validates its own configuration, before its checks, whichever entry was used.
+where verl validates its own configuration, before its checks, whichever entry was used; and for the
+entries that validate later or never (one_step_off, fully_async) where Ray is about to be started.
 
 Waits for upstream: a validation hook for plugins.
 """
@@ -23,6 +24,9 @@ class ConfigError(ValueError):
 
 
 _checks: list[Callable[[Any], None]] = []
+
+# What passed last in this process, so that an entry that validates and then starts Ray is not asked twice.
+_passed: Any = None
 
 
 def register(check: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -49,26 +53,40 @@ def run_checks(config: Any) -> None:
         check(config)
 
 
-def _check_first(original: Callable[..., None]) -> Callable[..., None]:
-    def validate_config(config: Any, *args: Any, **kwargs: Any) -> None:
-        import ray
+def _check_or_exit(config: Any) -> None:
+    import ray
 
-        try:
-            run_checks(config)
-        except ConfigError as error:
-            # In a worker the traceback is needed to reach the driver; on the command line it only hides the message.
-            if ray.is_initialized():
-                raise
-            raise SystemExit(f"\nconfiguration error: {error}\n") from None
+    global _passed
+    if config is _passed:
+        return
+    try:
+        run_checks(config)
+    except ConfigError as error:
+        # In a worker the traceback is needed to reach the driver; on the command line it only hides the message.
+        if ray.is_initialized():
+            raise
+        raise SystemExit(f"\nconfiguration error: {error}\n") from None
+    _passed = config
+
+
+def _check_first(original: Callable[..., None]) -> Callable[..., None]:
+    def checked(config: Any, *args: Any, **kwargs: Any) -> None:
+        _check_or_exit(config)
         original(config, *args, **kwargs)
 
-    return validate_config
+    return checked
 
 
 def _apply(module: ModuleType) -> None:
     wrap(module, "validate_config", _check_first, patch=__name__, parameters=("config",))
 
 
+def _apply_to_start(module: ModuleType) -> None:
+    wrap(module, "run_ppo", _check_first, patch=__name__, parameters=("config",))
+
+
 def install() -> None:
     for module in VALIDATE_CONFIG_IN:
         on_import(module, _apply)
+    # The mains of verl.experimental call it by this name; verl.trainer.main_ppo as __main__ validates before.
+    on_import("verl.trainer.main_ppo", _apply_to_start)

@@ -34,13 +34,13 @@ _step: ContextVar[int | None] = ContextVar("verl_ext_step", default=None)
 
 
 def current_step() -> int | None:
-    """The training step whose advantage is being computed; None outside verl's V1 trainers."""
+    """The training step whose advantage is being computed; None in verl's old trainer, which does not tell."""
     return _step.get()
 
 
 @contextmanager
-def at_step(step: int) -> Iterator[None]:
-    """Let `current_step` be this one: for a loop of one's own that computes advantages."""
+def at_step(step: int | None) -> Iterator[None]:
+    """Let `current_step` be this one: for a loop of one's own that computes advantages. None: outside of any step."""
     token = _step.set(step)
     try:
         yield
@@ -78,6 +78,14 @@ def _take_after_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
     return _compute_advantage
 
 
+def _tell_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _fit_compute_advantage(self: Any, batch: Any) -> Any:
+        with at_step(self.global_steps):
+            return original(self, batch)
+
+    return _fit_compute_advantage
+
+
 def _patch_data_metrics(module: ModuleType) -> None:
     wrap(module, "compute_data_metrics", _add_recorded, patch=__name__)
 
@@ -92,7 +100,13 @@ def _patch_trainer(module: ModuleType) -> None:
     )
 
 
+def _patch_separation(module: ModuleType) -> None:
+    trainer = target(module, "SeparateRayPPOTrainer", __name__)
+    wrap(trainer, "_fit_compute_advantage", _tell_step, patch=__name__, parameters=("batch",))
+
+
 def install() -> None:
     on_import("verl.trainer.ppo.v1.trainer_base", _patch_trainer)
+    on_import("verl.experimental.separation.ray_trainer", _patch_separation)
     for module in COMPUTE_DATA_METRICS_IN:
         on_import(module, _patch_data_metrics)

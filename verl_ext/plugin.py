@@ -27,6 +27,8 @@ EXTENSIONS = (
     # After estimator_context, which adds fields to what is fetched inside the advantage stage: it acts before that.
     "companion_model",
     "generated_tokens",
+    # After what replaces the advantage stage: it acts around it.
+    "log_prob_gate",
     "memory_metrics",
     "poll_interval",
     "preflight",
@@ -37,13 +39,17 @@ EXTENSIONS = (
     "reward_dumps",
     "reward_metrics",
     "run_record",
+    "saved_weights",
     "step_observers",
     # Before step_watch, which may end the run right after a row is logged: its images belong to the row.
     "tracking_images",
     "step_watch",
+    "stop_request",
     "tracking",
+    "trainer_modes",
     "truncated_responses",
     "weight_socket",
+    "weight_versions",
 )
 
 

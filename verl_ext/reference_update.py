@@ -34,6 +34,7 @@ from verl_ext import config_checks
 from verl_ext.config_checks import ConfigError
 from verl_ext.patching import on_import, target, wrap
 from verl_ext.resume import resumed_folder
+from verl_ext.trainer_modes import FULLY_ASYNC, OLD, ONE_STEP_OFF, mode_of
 
 if TYPE_CHECKING:
     from verl_ext.reference_weights import Schedule
@@ -90,9 +91,14 @@ def check(config: Any) -> None:
     def refuse(key: str, value: object, why: str, fix: str) -> None:
         raise ConfigError(f"{key}={value}: {source.key} {why}. Set {fix}, or leave the reference alone: {source.off}")
 
-    if not config.trainer.get("use_v1", True):
+    mode = mode_of(config)
+    if mode == OLD:
         refuse("trainer.use_v1", False, "acts in verl's V1 trainers", "trainer.use_v1=True")
-    mode = config.trainer.v1.trainer_mode
+    if mode in (ONE_STEP_OFF, FULLY_ASYNC):
+        raise ConfigError(
+            f"{source.key} moves the reference policy in verl's V1 trainers, and {mode} is none of them. "
+            f"Use verl.trainer.main_ppo, or leave the reference alone: {source.off}"
+        )
     if mode not in MODES:
         why = "copies weights inside the processes that actor and reference share"
         refuse("trainer.v1.trainer_mode", mode, why, " or ".join(f"trainer.v1.trainer_mode={one}" for one in MODES))

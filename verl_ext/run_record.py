@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,7 @@ PACKAGES = (
     "numba",
     "flash-attn",
     "megatron-core",
+    "mbridge",
 )
 
 # Of the actor: what methods must share to be compared, wherever it was set.
@@ -96,10 +97,10 @@ def _commit() -> tuple[str | None, bool | None]:
     return commit.stdout.strip(), bool(status.stdout.strip())
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of what changes results or speed."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """The installed versions of what changes results or speed; what is not installed is left out."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -49,8 +49,11 @@ class StepWatch:
 
     name: str
     """of its file in a checkpoint"""
-    reads: tuple[str, ...]
-    """the metrics that it needs, which are kept for a resumed run; it is given what of them is a finite number"""
+    reads: tuple[str, ...] = ()
+    """the metrics that it needs, which are kept for a resumed run; it is given what of them is a finite number
+
+    Of a watch that reads none nothing is kept, and its `resume` is not called.
+    """
 
     def resume(self, trainer: Any, rows: Rows) -> None:
         """Take in the steps that came before, ascending; not called where nothing is resumed."""
@@ -117,6 +120,8 @@ def _keep_rows(trainer: Any) -> None:
     if not _has_saved(trainer):
         return
     for watch, rows in _watches_of(trainer).items():
+        if not watch.reads:
+            continue
         path = _folder(trainer) / f"{watch.name}.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(rows))
@@ -142,6 +147,8 @@ def _resume_too(original: Callable[..., Any]) -> Callable[..., Any]:
         result = original(self)
         if self.global_steps > 0:
             for watch, rows in _watches_of(self).items():
+                if not watch.reads:
+                    continue
                 rows[:] = _rows_before(self, watch)
                 watch.resume(self, rows)
         return result

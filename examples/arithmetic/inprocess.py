@@ -12,7 +12,10 @@ checked against runs through verl is in docs/studies.md.
 A run is told by the variables of `run.sh` (METHOD, BETA, LR, SEED, STEPS, HELDOUT_N, TEST_FREQ, OUT, ROOT) and leaves
 what it leaves, ``OUT/metrics.jsonl`` and ``OUT/run.json``. It does not resume: one that was interrupted is made anew. A
 file of cells is a list of ``{"environment": {...}, "overrides": [...]}``. SNAPSHOTS=N keeps the policy every N steps
-(``OUT/snapshots/step-000020``, in the Hugging Face form).
+(``OUT/snapshots/step-000020``, in the Hugging Face form). UNTIL_DECIDED=1 lets what becomes of a run say how long it
+is: it ends early after `LOST_FOR` evaluations in a row below `LOST` of its best accuracy, and goes on, to twice STEPS
+at most, while it is below `WELL` of it. ``algorithm.spro.guard.action=bound`` acts as through verl; ``warn`` says
+nothing here (`python -m scripts.guard replay` says it of any run), and there are no checkpoints to ``stop`` at.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,7 @@ from examples.arithmetic.make_data import make_data
 from examples.arithmetic.make_model import MAX_NEW_TOKENS, make_base, prompt_ids
 from examples.arithmetic.sampling import Responses, log_probs, sample
 from examples.arithmetic.scoring import scorer_of
+from recipe.spro.guard_watch import GuardWatch, make_watch
 from recipe.spro.requirements_check import ESTIMATORS, reference_schedule
 from verl_ext import estimator_metrics, estimator_state
 from verl_ext.config_checks import ConfigError, run_checks
@@ -76,9 +80,14 @@ DEFAULTS = {
     "RANKS": "1",
     "ROOT": "outputs/arithmetic",
     "SNAPSHOTS": "0",
+    "UNTIL_DECIDED": "0",
 }
 
 ACCURACY = "val-core/arithmetic/acc/mean@1"
+
+# For UNTIL_DECIDED=1.
+LOST, LOST_FOR = 0.1, 4
+WELL = 0.8
 
 
 def overrides_of(environment: dict[str, str]) -> list[str]:
@@ -129,12 +138,18 @@ def composed(overrides: list[str]) -> Any:
     return config
 
 
+def _brake(config: Any) -> GuardWatch | None:
+    """The guard, where it is to act and not only to warn."""
+    watch = make_watch(config)
+    return watch if watch is not None and watch.settings.action == "bound" else None
+
+
 # What the loop takes for granted. A setting that it would pass over in silence is refused.
 _DONE: dict[str, tuple[Any, ...]] = {
     "algorithm.adv_estimator": ("grpo", "rloo", "reinforce_plus_plus", *ESTIMATORS),
     "algorithm.filter_groups.enable": (None, False),
     "algorithm.kl_ctrl.kl_coef": (0,),
-    "algorithm.spro.guard.action": (None, "warn", "off", False),
+    "algorithm.spro.guard.action": (None, "warn", "bound", "off", False),
     "algorithm.spro.dump.every": (None, 0),
     "actor_rollout_ref.actor.ppo_epochs": (1,),
     "actor_rollout_ref.actor.optim.lr_scheduler_type": ("constant",),
@@ -152,30 +167,30 @@ class Loop:
 
     Attributes:
         config: composed.
-        policy, reference: the same weights at first.
-        metrics: of each step so far, by step.
+        policy, reference: the same weights at first; no reference where the configuration has none.
     """
 
     config: Any
-    seed: int
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        path = self.config.actor_rollout_ref.model.path
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.config.actor_rollout_ref.model.path)
         # A bar for each of hundreds of runs says nothing
         disable_progress_bar()
-        self.policy = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+        self.policy = self._loaded()
         self.actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-        self.needs_reference = self.config.algorithm.use_kl_in_reward or self.actor.use_kl_loss
-        self.reference = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-        self.reference.requires_grad_(False)
+        needs_reference = self.config.algorithm.use_kl_in_reward or self.actor.use_kl_loss
+        self.reference = self._loaded().requires_grad_(False) if needs_reference else None
         self.optimizer = build_optimizer(self.policy.parameters(), self.actor.optim)
         self.generator = torch.Generator().manual_seed(self.config.actor_rollout_ref.rollout.seed)
         self.train, self.heldout = (pd.read_parquet(self.config.data[name]) for name in ("train_files", "val_files"))
         self.score = scorer_of(self.config)
         self.schedule = reference_schedule(self.config)
+        self.guard = _brake(self.config)
         self._order = self._rows_in_order()
+
+    def _loaded(self) -> Any:
+        path = self.config.actor_rollout_ref.model.path
+        return Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
 
     def _rows_in_order(self) -> Iterator[int]:
         """Endless rows of the training set, shuffled anew each epoch by ``data.seed``."""
@@ -239,7 +254,7 @@ class Loop:
         with timed("old_log_prob"), torch.no_grad():
             old_log_probs, entropy = self._log_probs(self.policy, responses, with_entropy=True)
         batch = self._batch(responses, old_log_probs, [score for score, _ in scored], n)
-        if self.needs_reference:
+        if self.reference is not None:
             with timed("ref"), torch.no_grad():
                 batch.batch["ref_log_prob"] = self._log_probs(self.reference, responses)[0]
         with timed("adv"), at_step(number):
@@ -255,7 +270,8 @@ class Loop:
             )
         with timed("update_actor"):
             metrics = self._update(responses, batch)
-        if self.schedule is not None and is_due(self.schedule, number):
+        # A schedule without a reference is refused before (recipe.spro.requirements_check).
+        if self.reference is not None and self.schedule is not None and is_due(self.schedule, number):
             apart = update_(self.reference.parameters(), self.policy.parameters(), self.schedule.decay)
             metrics["ref_update/distance"] = apart.rms
         mask = responses.mask
@@ -266,7 +282,11 @@ class Loop:
             metrics[f"reward/{name}/mean"] = float(np.mean([extra[name] for _, extra in scored]))
         metrics |= timing | {"timing_s/step": time.perf_counter() - began, "training/global_step": number}
         metrics["perf/total_num_tokens"] = int(mask.sum()) + prompts.numel()
-        return {name: float(value) for name, value in metrics.items()}
+        numbers = {name: float(value) for name, value in metrics.items()}
+        if self.guard is not None:
+            numbers |= self.guard.watch(self, number, numbers)
+            self.guard.act(self)
+        return numbers
 
     def _batch(self, responses: Responses, old_log_probs: torch.Tensor, scores: list[float], n: int) -> DataProto:
         """What verl's trainers hand to the advantage, padded."""
@@ -337,10 +357,12 @@ def run(environment: dict[str, str], overrides: list[str]) -> Path:
         ConfigError, ValueError: as `composed`, and as `settings.settings`.
     """
     environment = DEFAULTS | {key: value for key, value in environment.items() if value != ""}
-    snapshots = int(environment["SNAPSHOTS"])
-    # Of what tells runs apart here and not through verl, the last two are what else a folder holds.
+    snapshots, until_decided = int(environment["SNAPSHOTS"]), bool(int(environment["UNTIL_DECIDED"]))
+    # Of what tells runs apart here and not through verl, the last three are what else a folder holds.
     found = settings.settings(environment, overrides)
     found |= {"stack": "inprocess", "test_freq": int(environment["TEST_FREQ"]), "snapshots": snapshots}
+    # Not said of those that go on: runs were kept before there was a choice.
+    found |= {"until_decided": True} if until_decided else {}
     out = Path(environment.get("OUT") or f"{environment['ROOT']}/{settings.name(environment, found['beta'])}")
     seed, steps, root = int(environment["SEED"]), int(environment["STEPS"]), Path(environment["ROOT"])
     metrics = out / "metrics.jsonl"
@@ -360,11 +382,11 @@ def run(environment: dict[str, str], overrides: list[str]) -> Path:
     estimator_state.clear()
     estimator_metrics.drain()
     torch.manual_seed(seed)
-    loop, test_freq = Loop(config, seed), config.trainer.test_freq
+    loop, test_freq, curve = Loop(config), config.trainer.test_freq, []
     with metrics.open("w") as file:
-        for number in range(steps + 1):
+        for number in range((2 * steps if until_decided else steps) + 1):
             row = loop.step(number) if number else {}
-            if number == steps or (test_freq > 0 and number % test_freq == 0):
+            if number in (steps, 2 * steps) or (test_freq > 0 and number % test_freq == 0):
                 row |= loop.evaluate()
             if snapshots and number % snapshots == 0:
                 loop.policy.save_pretrained(out / "snapshots" / f"step-{number:06d}")
@@ -372,9 +394,19 @@ def run(environment: dict[str, str], overrides: list[str]) -> Path:
             if ACCURACY in row:
                 reward = f", training reward {row['critic/score/mean']:.2f}" if number else ""
                 print(f"{out.name}: step {number}/{steps}, held-out accuracy {row[ACCURACY]:.3f}{reward}", flush=True)
+                curve.append(row[ACCURACY])
+                if until_decided and _is_decided(curve, number >= steps):
+                    break
     # Last: its presence says that the run is whole.
     (out / "run.json").write_text(json.dumps(found) + "\n")
     return out
+
+
+def _is_decided(curve: list[float], is_long: bool) -> bool:
+    """Whether more steps would say nothing new of a run with these accuracies so far."""
+    best = max(curve)
+    is_lost = len(curve) > LOST_FOR and max(curve[-LOST_FOR:]) < LOST * best
+    return is_lost or (is_long and curve[-1] >= WELL * best)
 
 
 def _run_cell(cell: dict[str, Any]) -> str | None:

@@ -23,8 +23,9 @@ HELDOUT_N=${HELDOUT_N:-1000}
 TEST_FREQ=${TEST_FREQ:-20}
 SAVE_FREQ=${SAVE_FREQ:-1}
 ROOT=${ROOT:-outputs/arithmetic}
-# Data-parallel ranks: Ray's "GPUs", logical here
+# Data-parallel ranks of a node: Ray's "GPUs", logical here; nodes: more than one needs a cluster, see scripts/slurm
 RANKS=${RANKS:-1}
+NNODES=${NNODES:-1}
 FRESH=${FRESH:-0}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
@@ -33,7 +34,7 @@ if [[ -n ${SWEEP:-} ]]; then
 fi
 
 # What this run is: a folder holds one run, and is never continued as another
-export METHOD BETA LR RM_LR SEED STEPS HELDOUT_N RANKS
+export METHOD BETA LR RM_LR SEED STEPS HELDOUT_N RANKS NNODES
 DESCRIPTION=$(python -m examples.arithmetic.settings "$@")
 NAME=$(head -n 1 <<< "$DESCRIPTION")
 SETTINGS=$(tail -n 1 <<< "$DESCRIPTION")
@@ -73,6 +74,9 @@ OUT_ABSOLUTE=$(cd "$OUT" && pwd)
 export VERL_FILE_LOGGER_PATH=$OUT_ABSOLUTE/metrics.jsonl
 export TENSORBOARD_DIR=$OUT_ABSOLUTE/tensorboard
 
+# A rank's share of the 16 x 8 responses, in one pass
+MICRO_BATCH=$((16 * 8 / (RANKS * NNODES)))
+
 METHOD_ARGS=(+method="$METHOD")
 if [[ -n $BETA ]]; then METHOD_ARGS+=(algorithm.spro.beta="$BETA"); fi
 if [[ $METHOD == prime ]]; then
@@ -91,7 +95,7 @@ MODEL_ARGS=(
   actor_rollout_ref.model.path="$BASE"
   actor_rollout_ref.actor.optim.lr="$LR"
   actor_rollout_ref.actor.ppo_mini_batch_size=16
-  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128
+  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu="$MICRO_BATCH"
   actor_rollout_ref.actor.data_loader_seed="$SEED"
 )
 ROLLOUT_ARGS=(
@@ -100,8 +104,8 @@ ROLLOUT_ARGS=(
   actor_rollout_ref.rollout.max_num_seqs=256
   actor_rollout_ref.rollout.seed="$SEED"
   # Equal, so that policy and reference see the same batches and CPR is exactly 0 at step 1
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128
-  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128
+  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
+  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu="$MICRO_BATCH"
 )
 REWARD_ARGS=(
   # Routes data_source "arithmetic" to its verifier (verl_ext/rewards), with a verdict's kind in metrics and dumps
@@ -117,6 +121,7 @@ TRAINER_ARGS=(
   trainer.save_freq="$SAVE_FREQ"
   trainer.max_actor_ckpt_to_keep=2
   trainer.test_freq="$TEST_FREQ"
+  trainer.nnodes="$NNODES"
   trainer.n_gpus_per_node="$RANKS"
   ray_kwargs.ray_init.num_gpus="$RANKS"
 )

@@ -26,6 +26,7 @@ _OF_THE_ENVIRONMENT = {
     "actor_rollout_ref.actor.optim.lr": "LR",
     "trainer.total_training_steps": "STEPS",
     "trainer.n_gpus_per_node": "RANKS",
+    "trainer.nnodes": "NNODES",
 }
 
 
@@ -78,6 +79,8 @@ def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, obj
         found["rm_lr"] = float(rm_lr or _RM_LR_RATIO * lr)
     elif rm_lr:
         raise ValueError(f"RM_LR={rm_lr}: METHOD={method} has no reward model; leave RM_LR empty")
+    if (nodes := int(environment.get("NNODES", "1"))) != 1:
+        found["nodes"] = nodes
     return found
 
 

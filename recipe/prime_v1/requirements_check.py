@@ -34,23 +34,29 @@ def check(config: Any) -> None:
         settings = PrimeSettings.from_config(config.algorithm.get("prime", None))
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    _check_trainer(config)
+    _check_trainer(config, settings)
     _check_reference(config, settings)
     _check_reward(config)
     _check_mini_batch(config, settings)
     _check_band(config, settings)
 
 
-def _check_trainer(config: Any) -> None:
+def _check_trainer(config: Any, settings: PrimeSettings) -> None:
     if not config.trainer.get("use_v1", True):
         raise ConfigError(
             "trainer.use_v1=False: PRIME's reward model is a worker of verl's V1 trainers. Set trainer.use_v1=True"
         )
     strategy = config.actor_rollout_ref.actor.strategy
-    if strategy not in ("fsdp", "fsdp2"):
+    if strategy not in ("fsdp", "fsdp2", "megatron"):
         raise ConfigError(
             f"actor_rollout_ref.actor.strategy={strategy}: PRIME's reward model takes the actor's engine, with the "
-            "settings of FSDP's optimiser. Set actor_rollout_ref.actor.strategy=fsdp2"
+            "settings of FSDP's or Megatron's optimiser. Set actor_rollout_ref.actor.strategy=fsdp2"
+        )
+    if strategy == "megatron" and settings.fsdp_config:
+        raise ConfigError(
+            f"algorithm.prime.fsdp_config={dict(settings.fsdp_config)}: the reward model is on the actor's engine, "
+            "Megatron, and takes its settings as they are (actor_rollout_ref.actor.megatron). Set "
+            "algorithm.prime.fsdp_config={}"
         )
 
 
@@ -63,12 +69,13 @@ def _check_reference(config: Any, settings: PrimeSettings) -> None:
             "further model has to be held. Set algorithm.prime.ref_path=null"
         )
     if settings.ref_type == "policy":
-        if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
-            raise ConfigError(
-                "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, and with "
-                "algorithm.prime.ref_type=policy the rewards would hold the mismatch between engines. Set "
-                "algorithm.rollout_correction.bypass_mode=False, or algorithm.prime.ref_type=freeze"
-            )
+        for key in ("algorithm.rollout_correction.bypass_mode", "algorithm.log_prob_gate.enable"):
+            if OmegaConf.select(config, key):
+                raise ConfigError(
+                    f"{key}=True takes old_log_probs from the rollout engine, and with algorithm.prime.ref_type=policy "
+                    f"the rewards would hold the mismatch between engines. Set {key}=False, or "
+                    "algorithm.prime.ref_type=freeze"
+                )
     elif not (config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss):
         raise ConfigError(
             "algorithm.prime.ref_type=freeze compares the reward model with the reference policy, and this run has "

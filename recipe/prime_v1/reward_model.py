@@ -47,13 +47,17 @@ def worker_config(config: Any) -> Any:
     # Heads that predict several tokens are of no use to it.
     model.mtp.enable = False
     optim = settings.optim
+    # FSDP's and Megatron's optimisers name it differently, and mean the same by constant and cosine.
+    schedule = "lr_decay_style" if actor.strategy == "megatron" else "lr_scheduler_type"
     actor.optim.update(
-        lr=optim.lr,
-        lr_warmup_steps=optim.lr_warmup_steps,
-        lr_warmup_steps_ratio=optim.lr_warmup_steps_ratio,
-        weight_decay=optim.weight_decay,
-        clip_grad=optim.grad_clip,
-        lr_scheduler_type=optim.lr_scheduler_type,
+        {
+            "lr": optim.lr,
+            "lr_warmup_steps": optim.lr_warmup_steps,
+            "lr_warmup_steps_ratio": optim.lr_warmup_steps_ratio,
+            "weight_decay": optim.weight_decay,
+            "clip_grad": optim.grad_clip,
+            schedule: optim.lr_scheduler_type,
+        }
     )
     if settings.fsdp_config:
         actor.fsdp_config = OmegaConf.merge(actor.fsdp_config, settings.fsdp_config)

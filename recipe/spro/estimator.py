@@ -18,15 +18,17 @@ from recipe.spro.advantage.sessions import final_row_of
 from recipe.spro.beta_schedule import adapted_beta, beta_now
 from recipe.spro.metrics import process_metrics
 from recipe.spro.pooled import pool_msa
-from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode
+from recipe.spro.requirements_check import LOW_PRECISION, check_bypass_mode, uses_rollout_log_probs
 from recipe.spro.settings import SproSettings
 from recipe.spro.shuffled import derangement, shuffle_msa
+from recipe.spro.staleness import complaint, staleness_metrics
 from recipe.spro.step_ids import STEPS_OF_TOKENS, step_ids_of
 from verl_ext import estimator_state
 from verl_ext.estimator_context import extra_fields
 from verl_ext.estimator_metrics import current_step, record
 from verl_ext.jagged_advantage import takes_jagged
 from verl_ext.notices import warn
+from verl_ext.weight_versions import WeightVersions
 
 # What an adaptive beta keeps from step to step, and over a resume.
 _ADAPTED_BETA = "spro/adapted_beta"
@@ -50,6 +52,10 @@ class _Call:
     inputs: tuple
     step_ids: torch.Tensor | None
     final_rows: torch.Tensor | None
+    # What the self-test looks at besides: None where nothing can be stale, or the rollout gave no log-probs.
+    versions: WeightVersions | None
+    rollout_log_probs: torch.Tensor | None
+    recomputed: bool
 
     def advantages(self) -> torch.Tensor:
         """(B, T) advantages; their metrics are recorded."""
@@ -114,7 +120,26 @@ class _Call:
             share = metrics["spro/process_share"]
             adapted = adapted_beta(self.options.beta, share, target, self.settings.beta)
             estimator_state.put(_ADAPTED_BETA, adapted)
-        _warn_unless_on_policy(metrics["spro/cpr/abs_max"])
+        self._test_itself(metrics["spro/cpr/abs_max"])
+
+    def _test_itself(self, cpr_abs_max: float) -> None:
+        """Where policy and reference are the same weights CPR has no signal: see `staleness.py`."""
+        metrics, current = {}, None
+        if self.versions is not None:
+            current = self.versions.current
+            old, ref, mask, *_ = self.inputs
+            metrics = staleness_metrics(
+                self.versions,
+                old,
+                ref,
+                self.rollout_log_probs,
+                mask,
+                recomputed=self.recomputed,
+                reference_stays=self.settings.ref_update.schedule is None,
+            )
+            record(metrics)
+        if reason := complaint(metrics, cpr_abs_max, current_step(), current, recomputed=self.recomputed):
+            warn(reason)
 
 
 def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[..., Any]:
@@ -132,6 +157,8 @@ def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[.
         tokenizer: Any = None,
         session_ids: np.ndarray | None = None,
         final_outputs: np.ndarray | None = None,
+        rollout_log_probs: torch.Tensor | None = None,
+        weight_versions: WeightVersions | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages from the fields that ``verl_ext.estimator_inputs`` hands over.
 
@@ -149,6 +176,8 @@ def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[.
             tokenizer: that made the ids; for the same steps.
             session_ids, final_outputs: (B,) see `verl_ext.estimator_context`. A session of several rows counts once in
                 the outcome, by its final one (see `advantage/sessions.py`).
+            rollout_log_probs: (B, T) the rollout engine's, for the self-test.
+            weight_versions: whose responses these are, in verl's asynchronous trainers; for the same.
 
         Returns:
             advantages and returns, both (B, T) float32: one tensor, as from verl's GRPO.
@@ -182,23 +211,14 @@ def _register(name: str, compute: Callable[[_Call], torch.Tensor]) -> Callable[.
             outcome_rewards = outcome_rewards[final_rows]
         inputs = (old_log_probs, ref_log_prob, response_mask, outcome_rewards, index)
         step_ids = step_ids_of(settings, response_mask, responses, tokenizer)
-        advantages = compute(_Call(settings, options, inputs, step_ids, final_rows))
+        recomputed = not uses_rollout_log_probs(config)
+        advantages = compute(
+            _Call(settings, options, inputs, step_ids, final_rows, weight_versions, rollout_log_probs, recomputed)
+        )
         return advantages, advantages
 
     estimator.__name__ = estimator.__qualname__ = f"compute_{name}_advantage"
     return extra_fields(_extra_fields)(register_adv_est(name)(estimator))
-
-
-def _warn_unless_on_policy(cpr_abs_max: float) -> None:
-    """At step 1 policy and reference are the same weights, so CPR is exactly 0 unless something is off."""
-    if current_step() == 1 and cpr_abs_max != 0:
-        warn(
-            f"spro/cpr/abs_max is {cpr_abs_max:.3g} at step 1, where policy and reference are the same weights and it "
-            "must be exactly 0. CPR is measuring something else: look for different precision, attention or micro-"
-            "batch sizes of actor and ref (actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu and "
-            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu), dropout, log-probs of the rollout engine "
-            "(algorithm.rollout_correction.bypass_mode), or an actor that did not start from model.path.",
-        )
 
 
 compute_spro_advantage = takes_jagged(_register("spro", _Call.advantages))

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+from verl_ext import cpu
+
 # Of this recipe, and of the other method that `+method=prime` chooses.
 PLUGINS = ("recipe.spro.plugin", "recipe.prime_v1.plugin")
 
@@ -23,15 +25,21 @@ def _with_plugins(modules: str) -> str:
 
 
 def _ask_for_the_cpu_stack() -> None:
-    """``+stack=cpu`` asks for verl_ext.cpu, which acts only where there is no accelerator."""
-    from verl_ext import cpu
-
+    """verl_ext.cpu acts only where there is no accelerator."""
     if sign := cpu.accelerator():
         sys.exit(f"configuration error: +stack=cpu is for machines without an accelerator, and this one has {sign}.")
     os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 
-def _forward_plugins_to_other_nodes(config: Any) -> None:
+def prepare_environment(overrides: list[str]) -> None:
+    """What must be set before verl is imported: the plugins, and the stack that the overrides ask for."""
+    if cpu.is_asked_for(overrides):
+        _ask_for_the_cpu_stack()
+    # `import verl` loads the plugins here and in every process that inherits this environment.
+    os.environ[_VARIABLE] = _with_plugins(os.environ.get(_VARIABLE, ""))
+
+
+def forward_plugins_to_other_nodes(config: Any) -> None:
     """Have Ray set the variable for its workers, which inherit this process's environment on this node only."""
     from omegaconf import OmegaConf
 
@@ -42,10 +50,7 @@ def _forward_plugins_to_other_nodes(config: Any) -> None:
 
 def main() -> None:
     """Compose the configuration and hand it to verl's own entry, which checks it and trains."""
-    if "+stack=cpu" in sys.argv:
-        _ask_for_the_cpu_stack()
-    # `import verl` loads the plugins here and in every process that inherits this environment.
-    os.environ[_VARIABLE] = _with_plugins(os.environ.get(_VARIABLE, ""))
+    prepare_environment(sys.argv)
 
     # After the environment is set: verl reads it when it is imported.
     import hydra
@@ -53,7 +58,7 @@ def main() -> None:
 
     @hydra.main(config_path="config", config_name="spro_trainer", version_base=None)
     def run(config: Any) -> None:
-        _forward_plugins_to_other_nodes(config)
+        forward_plugins_to_other_nodes(config)
         # verl's entry without its own hydra.main around it.
         main_ppo.main.__wrapped__(config)
 

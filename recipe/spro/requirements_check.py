@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 
 from recipe.spro.guard_settings import GuardSettings, GuardSettingsError
 from recipe.spro.settings import SettingsError, SproSettings, asks_for_dumps
+from verl_ext import log_prob_gate
 from verl_ext.config_checks import ConfigError
 from verl_ext.reference_weights import Schedule
 from verl_ext.tracking_images import BACKENDS
+from verl_ext.trainer_modes import is_v1, mode_of
 
 # Estimators that this recipe registers.
 ESTIMATORS = ("spro", "spro_shuffled", "spro_pooled", "spro_process_only")
@@ -62,6 +64,11 @@ def _check_guard(config: Any) -> None:
             f"algorithm.adv_estimator={config.algorithm.adv_estimator} has none. Set algorithm.spro.guard.action=warn "
             "or algorithm.spro.guard.action=stop"
         )
+    if settings.action in ("bound", "stop") and not is_v1(config):
+        raise ConfigError(
+            f"algorithm.spro.guard.action={settings.action}: the guard looks at the steps of verl's V1 trainers, and "
+            f"{mode_of(config)} is none of them: nobody would act. Set algorithm.spro.guard.action=off"
+        )
 
 
 def _check_reference_stays(config: Any) -> None:
@@ -110,6 +117,11 @@ def _check_dump(config: Any) -> None:
             f"{key}.every={dump.every}: dumps are taken in verl's V1 trainers, and trainer.use_v1=False. "
             f"Set trainer.use_v1=True, or {key}.every=null"
         )
+    if not is_v1(config):
+        raise ConfigError(
+            f"{key}.every={dump.every}: dumps are taken in verl's V1 trainers, and {mode_of(config)} is none of them. "
+            f"Use verl.trainer.main_ppo, or set {key}.every=null"
+        )
     if not (config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss):
         raise ConfigError(
             f"{key}.every={dump.every}: a dump compares the policy with a reference policy, and this run has none. "
@@ -143,19 +155,28 @@ def _check_schedule(config: Any, settings: SproSettings) -> None:
 
 
 def check_bypass_mode(algorithm: Any, settings: SproSettings) -> None:
-    """Raise `ConfigError` for log-probs of the rollout engine that were not allowed.
+    """Raise `ConfigError` for log-probs of the rollout engine that were not allowed, nor measured by the gate.
 
     Args:
         algorithm: verl's `algorithm` config, or None.
         settings: its group `spro`.
     """
-    correction = algorithm.get("rollout_correction", None) if algorithm is not None else None
-    if correction and correction.get("bypass_mode", False) and not settings.allow_rollout_log_probs:
+    if not uses_rollout_log_probs(algorithm):
+        return
+    # The gate sets bypass_mode for the steps that it lets through.
+    if not settings.allow_rollout_log_probs and not log_prob_gate.settings_of(algorithm).enable:
         raise ConfigError(
             "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine, so that CPR "
             "would sum the mismatch between engines. Set algorithm.rollout_correction.bypass_mode=False, or accept it "
-            "with ++algorithm.spro.allow_rollout_log_probs=true"
+            "with ++algorithm.spro.allow_rollout_log_probs=true; to take them only at steps where they agree: "
+            "++algorithm.log_prob_gate.enable=true algorithm.rollout_correction.bypass_mode=False"
         )
+
+
+def uses_rollout_log_probs(algorithm: Any) -> bool:
+    """Whether `old_log_probs` are the rollout engine's, by verl's `algorithm` config (or None)."""
+    correction = algorithm.get("rollout_correction", None) if algorithm is not None else None
+    return bool(correction and correction.get("bypass_mode", False))
 
 
 def _flash_attn_may_be_used(config: Any) -> bool:

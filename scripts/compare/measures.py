@@ -10,6 +10,7 @@ from statistics import fmean, median
 from scripts.compare.statistics import collapse_step
 from scripts.runs import BadRun, Run
 from verl_ext.generated_tokens import METRIC as GENERATED
+from verl_ext.truncated_responses import METRIC as TRUNCATED
 
 # verl's name of what a validation measured: val-core/<data source>/<variable>/mean@<samples>.
 ACCURACY = re.compile(r"val-core/(?P<source>.+)/(?P<variable>acc|reward|score)/mean@(?P<samples>\d+)")
@@ -38,7 +39,14 @@ class Panel:
 PANELS = (
     Panel("entropy", "Policy entropy", "nats per token", ("actor/entropy",), 3),
     Panel("length", "Response length", "mean tokens", ("response_length/mean",), 1),
-    Panel("truncation", "Truncated responses", "share of responses", ("response_length/clip_ratio",), 3),
+    # verl's own compares with the longest response of the batch: it stands in for runs without ours.
+    Panel(
+        "truncation",
+        "Truncated responses",
+        "share of responses",
+        (TRUNCATED, "response_length/clip_ratio"),
+        3,
+    ),
     Panel(
         "kl",
         "KL to the reference",

@@ -22,6 +22,8 @@ WHAT_IT_IS = {
     "prime/process_share": "rms of the process part of the returns over that of the outcome part, which is not SPRO's",
     "actor/reward_kl_penalty": "the mean log-ratio of old policy and reference (k1 estimate: it may be below 0)",
     "actor/kl_loss": "an estimate that depends on the run's kl_loss_type",
+    "response_length/clip_ratio": "the share of responses as long as the longest of their batch, "
+    "which is more than those cut off where none reaches the limit",
 }
 
 
@@ -193,7 +195,7 @@ def limits(comparison: Comparison) -> list[str]:
         )
     for panel in PANELS:
         without = [method.label for method in comparison.methods if not method.band(panel)]
-        used = {key for run in comparison.runs for key in panel.keys if key in run.run.logged()}
+        used = {key for run in comparison.runs if (key := run.run.first_logged(*panel.keys))}
         reason = f" ({panel.note})" if panel.note else ""
         if without:
             found.append(f"{panel.title} was not logged by {'; '.join(without)}{reason}.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from scripts.compare import notes, provenance, tables
 from scripts.compare.comparison import BASELINE_NAME, Comparison
 from scripts.compare.drawing import Picture, svg, swatch
+from scripts.evaluate.results import Evaluation
+from scripts.evaluate.tables import side_by_side
 from scripts.html_page import html_page
 from scripts.tables import Table
 
@@ -52,7 +55,7 @@ def title(comparison: Comparison) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}, compared"
 
 
-def render(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
+def render(comparison: Comparison, pictures: dict[str, list[Picture]], evaluated: Sequence[Evaluation] = ()) -> str:
     """The whole page."""
     keys = [swatch(index) for index in range(len(comparison.methods))]
     labels = [method.label for method in comparison.methods]
@@ -69,6 +72,8 @@ def render(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
         "</div>",
     ]
     parts += _section("Held-out accuracy", legend, _figures(pictures["accuracy"]), _note(INTERVAL_NOTE))
+    if evaluated:
+        parts += _section("Evaluations", _table(side_by_side(evaluated), {}))
     if comparison.targets:
         reach = [
             f"<h3>{escape(target)}'s best mean accuracy: {accuracy:.3f}</h3>"

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scripts.compare import exports, figures, notes, page, provenance, sources, tables
+from scripts.compare import evaluations, exports, figures, notes, page, provenance, sources, tables
 from scripts.compare.comparison import Comparison
 from scripts.compare.drawing import Picture, png
+from scripts.evaluate.results import Evaluation
+from scripts.evaluate.tables import side_by_side
 from scripts.files import write
 from scripts.runs import BadRun
 
 
-def markdown(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
+def markdown(comparison: Comparison, pictures: dict[str, list[Picture]], evaluated: Sequence[Evaluation] = ()) -> str:
     """The report as Markdown, with the PNGs linked."""
 
     def images(section: str) -> list[str]:
@@ -36,6 +39,8 @@ def markdown(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     parts += [tables.summary(comparison).markdown(), bullets(notes.findings(comparison))]
     parts += images("difference")
     parts += ["## Held-out accuracy", *images("accuracy"), page.INTERVAL_NOTE]
+    if evaluated:
+        parts += ["## Evaluations", side_by_side(evaluated).markdown()]
     if comparison.targets:
         parts.append("## What it takes to reach an accuracy")
         for target, accuracy in comparison.targets.items():
@@ -56,7 +61,7 @@ def markdown(comparison: Comparison, pictures: dict[str, list[Picture]]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def report(comparison: Comparison, out: Path) -> None:
+def report(comparison: Comparison, out: Path, evaluated: Sequence[Evaluation] = ()) -> None:
     """Write report.html, report.md, report.csv (a row a method), runs.csv (a row a run) and figures/*.png.
 
     Figures of an earlier report that this one does not have are removed.
@@ -70,8 +75,8 @@ def report(comparison: Comparison, out: Path) -> None:
             old.unlink()
     write(out / "runs.csv", exports.runs_csv(comparison).encode())
     write(out / "report.csv", exports.methods_csv(comparison).encode())
-    write(out / "report.md", markdown(comparison, pictures).encode())
-    write(out / "report.html", page.render(comparison, pictures).encode())
+    write(out / "report.md", markdown(comparison, pictures, evaluated).encode())
+    write(out / "report.html", page.render(comparison, pictures, evaluated).encode())
 
 
 def main(arguments: list[str]) -> int:
@@ -84,6 +89,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="files, folders, or METHOD:SEED=PATH")
     parser.add_argument("--out", type=Path, default=Path("outputs/compare"), help="folder (default %(default)s)")
     parser.add_argument("--times", nargs="+", default=[], metavar="RUNS", help="runs made alone, for times and memory")
+    parser.add_argument(
+        "--evaluations",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="of scripts.evaluate, or folders of them (those beside a run are found)",
+    )
     parser.add_argument("--accuracy", metavar="KEY", help="metric to use as accuracy (default: val-core/*/acc/mean@1)")
     parser.add_argument("--devices", type=int, help="devices of each run (default: from its settings or throughput)")
     parsed = parser.parse_intermixed_args(arguments)
@@ -91,9 +104,11 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--devices must be at least 1, got {parsed.devices}")
     try:
         times = [replace(run, name=f"{run.name} (timed)") for run in sources.load(parsed.times)] if parsed.times else []
-        comparison = Comparison.of(sources.load(parsed.runs), parsed.accuracy, parsed.devices, times)
+        runs = sources.load(parsed.runs)
+        evaluated = evaluations.load(runs, parsed.evaluations)
+        comparison = Comparison.of(runs, parsed.accuracy, parsed.devices, times)
         print("drawing", file=sys.stderr)
-        report(comparison, parsed.out)
+        report(comparison, parsed.out, evaluated)
     except (BadRun, OSError) as error:
         print(f"compare report: {error}", file=sys.stderr)
         return 2

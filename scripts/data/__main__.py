@@ -6,18 +6,16 @@ python -m scripts.data prepare --help    # write them as parquet files, every ro
 
 from __future__ import annotations
 
-import importlib
 import sys
+
+from scripts.commands import dispatch
 
 COMMANDS = {"list": "scripts.data.list", "prepare": "scripts.data.prepare"}
 
 
 def main(arguments: list[str]) -> int:
-    """Hand the rest of the command line to one command; each has a ``main(arguments) -> int``."""
-    if arguments and arguments[0] in COMMANDS:
-        return importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:])
-    print((__doc__ or "").strip())
-    return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    """One command; its exit code."""
+    return dispatch(__doc__, COMMANDS, arguments)
 
 
 # The verifier's workers are spawned: they import this file.

@@ -19,6 +19,7 @@ from pathlib import Path
 from scripts.doctor import hardware
 from scripts.doctor.findings import UsageError, exit_status, note
 from scripts.doctor.launcher import overrides_of
+from verl_ext import cpu
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         from scripts.doctor.examine import examine
 
         report = examine(name, overrides, gpu, mean_response=options.response_tokens)
-        if options.gpu is None and hardware.here() is None and "+stack=cpu" not in overrides:
+        if options.gpu is None and hardware.here() is None and not cpu.is_asked_for(overrides):
             assumed = note("memory", f"no GPU is known here: --gpu {hardware.DEFAULT} is assumed")
             report = replace(report, findings=[*report.findings, assumed])
     except UsageError as error:

@@ -27,7 +27,7 @@ class Subject:
     @property
     def on_cpu(self) -> bool:
         """The stack without an accelerator is asked for."""
-        return "+stack=cpu" in self.overrides
+        return cpu.is_asked_for(self.overrides)
 
     @property
     def workers_are_here(self) -> bool:

@@ -7,7 +7,6 @@ RUN is a run's folder, its folder of dumps, or one dump.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from recipe.spro.dump.file import DumpError
 from scripts.files import write
 from scripts.html_page import html_page
 from scripts.inspect import packing
-from scripts.inspect.sources import load
+from scripts.inspect.sources import beside, load, parser_of
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data.js", "colours.js", "plot.js", "text.js", "page.js")
@@ -184,16 +183,10 @@ def _levels() -> str:
 
 def main(arguments: list[str]) -> int:
     """The command; 2 where there is no dump, with the reason and the fix on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.inspect page",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, its folder of dumps, or one dump")
-    parser.add_argument("--out", type=Path, help="HTML file (default: inspect.html in RUN, or beside the dump)")
+    parser = parser_of("page", __doc__, out="HTML file (default: inspect.html in RUN, or beside the dump)")
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of the page (default %(default)s)")
     parsed = parser.parse_args(arguments)
-    out = parsed.out or (parsed.run if parsed.run.is_dir() else parsed.run.parent) / "inspect.html"
+    out = parsed.out or beside(parsed.run, "inspect.html")
     try:
         write(out, render(load(parsed.run), parsed.max_tokens).encode())
     except (DumpError, OSError) as error:

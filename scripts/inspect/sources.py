@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from recipe.spro.dump import Dump, read_dump, step_files
@@ -37,3 +38,20 @@ def load(path: Path) -> list[Dump]:
         DumpError: none is there, or one cannot be read.
     """
     return [read_dump(file) for file in dump_files(path).values()]
+
+
+def parser_of(command: str, doc: str | None, *, out: str) -> argparse.ArgumentParser:
+    """What every command takes: RUN, and ``--out``, which ``out`` describes."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m scripts.inspect {command}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, its folder of dumps, or one dump")
+    parser.add_argument("--out", type=Path, help=out)
+    return parser
+
+
+def beside(run: Path, name: str) -> Path:
+    """Where a report goes unless told: into the run's folder, or beside the one dump."""
+    return (run if run.is_dir() else run.parent) / name

@@ -7,7 +7,6 @@ writes stats.md, a CSV a table, and stats.png. RUN is a run's folder, its folder
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -21,7 +20,7 @@ from recipe.spro.dump.file import DumpError
 from recipe.spro.dump.stats import Bin, Pushed, StepStats, Summary, Tokens, bins, most_pushed
 from scripts.files import write
 from scripts.inspect import page
-from scripts.inspect.sources import load
+from scripts.inspect.sources import beside, load, parser_of
 from scripts.tables import NONE, Cell, Table, amount
 
 NOTE = """M is the process term as it enters the advantage (MSA times its sign), O the outcome advantage. *Alive*: how
@@ -161,15 +160,10 @@ def report(dumps: Sequence[Dump], out: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """The command; 2 where there is no dump, with the reason and the fix on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.inspect stats",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parsed = parser_of("stats", __doc__, out="folder (default: inspect in RUN, or beside the dump)").parse_args(
+        arguments
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, its folder of dumps, or one dump")
-    parser.add_argument("--out", type=Path, help="folder (default: inspect in RUN, or beside the dump)")
-    parsed = parser.parse_args(arguments)
-    out = parsed.out or (parsed.run if parsed.run.is_dir() else parsed.run.parent) / "inspect"
+    out = parsed.out or beside(parsed.run, "inspect")
     try:
         dumps = load(parsed.run)
         report(dumps, out)

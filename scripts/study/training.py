@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.compare.matrix import Cell, Matrix
 from scripts.compare.run import Runner
@@ -73,15 +74,25 @@ def make_in_process(wanted: list[tuple[Wanted, int]], jobs: int) -> list[Path]:
         of_run["OUT"] = str(folder_of(want.variant, seed))
         environment = want.variant.environment(seed, want.steps) | of_run
         cells.append({"environment": environment, "overrides": list(want.variant.overrides)})
-    if cells:
-        print(f"{len(cells)} runs in process", file=sys.stderr)
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(cells, file)
-            file.flush()
-            command = [sys.executable, "-m", "examples.arithmetic.inprocess", "--cells", file.name]
-            if subprocess.run([*command, "--jobs", str(jobs)]).returncode:
-                raise TrainingFailed("some in-process runs failed, see above; those that ended are kept")
+    run_cells(cells, jobs)
     return [folder_of(want.variant, seed) for want, seed in wanted]
+
+
+def run_cells(cells: Sequence[Mapping[str, Any]], jobs: int) -> None:
+    """Give the in-process loop its runs, ``{"environment": {...}, "overrides": [...]}`` each.
+
+    Raises:
+        TrainingFailed: a run failed; the others have ended.
+    """
+    if not cells:
+        return
+    print(f"{len(cells)} runs in process", file=sys.stderr)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(cells, file)
+        file.flush()
+        command = [sys.executable, "-m", "examples.arithmetic.inprocess", "--cells", file.name, "--jobs", str(jobs)]
+        if subprocess.run(command).returncode:
+            raise TrainingFailed("some in-process runs failed, see above; those that ended are kept")
 
 
 def _through_verl(wanted: list[tuple[Wanted, int]], kept: KeptRuns, launcher: Path, jobs: int) -> None:

@@ -61,9 +61,10 @@ class Variant:
         """Whether a run with these settings (its ``run.json``) is one of this variant's.
 
         Beta is compared where the variant names one; besides these, overrides tell runs apart. Other numbers of ranks
-        or of held-out problems are other runs.
+        or of held-out problems are other runs, and so are those whose length hangs on what became of them.
         """
         usual = settings.get("ranks", 1) == 1 and settings.get("heldout_n", HELDOUT_N) == HELDOUT_N
+        usual = usual and not settings.get("until_decided")
         same_beta = not self.beta or (settings.get("beta") is not None and float(settings["beta"]) == float(self.beta))
         # The sweep's first runs recorded no overrides: there were none.
         same_overrides = sorted(settings.get("overrides") or []) == sorted(self.overrides)

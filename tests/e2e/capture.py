@@ -53,6 +53,25 @@ def _keep_batch(original: Callable[..., Any]) -> Callable[..., Any]:
     return _update_actor
 
 
+def _keep_padded_batch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _update_actor(self: Any, batch: Any) -> Any:
+        import torch
+
+        kept: dict[str, Any] = {name: batch.batch[name] for name in FIELDS if name in batch.batch.keys()}  # noqa: SIM118
+        kept |= {"uid": batch.non_tensor_batch["uid"].tolist(), "layout": _layout}
+        folder = Path(os.environ["SPRO_TEST_CAPTURE"])
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(kept, folder / f"step-{self.global_steps}.pt")
+        return original(self, batch)
+
+    return _update_actor
+
+
+def _apply_to_old_trainer(module: ModuleType) -> None:
+    # Those of one_step_off and fully_async inherit it.
+    wrap(module.RayPPOTrainer, "_update_actor", _keep_padded_batch, patch=__name__)
+
+
 def _apply(module: ModuleType) -> None:
     wrap(module.PPOTrainer, "_update_actor", _keep_batch, patch=__name__)
 
@@ -63,3 +82,4 @@ def _apply_to_utils(module: ModuleType) -> None:
 
 on_import("verl.trainer.ppo.v1.trainer_base", _apply)
 on_import("verl.trainer.ppo.v1.utils", _apply_to_utils)
+on_import("verl.trainer.ppo.ray_trainer", _apply_to_old_trainer)

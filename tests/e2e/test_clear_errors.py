@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.e2e.stack import make_run
+from tests.e2e.test_asynchronous import FULLY_ASYNC, OF_EXPERIMENTAL, ONE_STEP_OFF
 
 CASES = {
     "no reference policy": (
@@ -50,6 +51,18 @@ def test_one_message_before_ray_starts(case: str, base: Path, tmp_path: Path) ->
         assert run.finish(timeout_s=120) == 1
     for text in expected:
         assert text.format(port=port) in run.log
+    assert run.log.count("configuration error:") == 1
+    assert "Traceback" not in run.log
+    assert "Started a local Ray instance" not in run.log
+
+
+@pytest.mark.parametrize("entry", [ONE_STEP_OFF, FULLY_ASYNC])
+def test_entries_that_take_the_rollouts_log_probs_say_so(entry: str, base: Path, tmp_path: Path) -> None:
+    """They do by default, and validate their configuration in a worker or never."""
+    single_prompts = ["data.train_batch_size=0", "data.gen_batch_size=1"] if entry == FULLY_ASYNC else []
+    run = make_run(base, tmp_path, *OF_EXPERIMENTAL, *single_prompts, entry=entry)
+    assert run.finish(timeout_s=120) == 1
+    assert "Set algorithm.rollout_correction.bypass_mode=False" in run.log
     assert run.log.count("configuration error:") == 1
     assert "Traceback" not in run.log
     assert "Started a local Ray instance" not in run.log

@@ -221,3 +221,34 @@ def test_the_loop_is_told_what_run_sh_tells_verl(tmp_path: Path) -> None:
 
 def test_the_longest_response_is_the_base_models() -> None:
     assert len(task.solution(999, 999)) < inprocess.MAX_NEW_TOKENS
+
+
+def test_a_bound_by_the_guard_is_on_from_the_next_step(example: dict[str, str]) -> None:
+    # Fires at the first step; a model that gets nothing right has no outcome, and a bound share of nothing is nothing.
+    guard = ["action=bound", "window=1", "early=1", "entropy=0.5"]
+    rows = rows_of(inprocess.run({**example, "BETA": "0.1"}, [f"algorithm.spro.guard.{setting}" for setting in guard]))
+    assert [rows[step]["spro/guard/alarm"] for step in (1, 2)] == [1, 1]
+    assert [rows[step]["spro/guard/bound"] for step in (1, 2)] == [0, 1]
+    assert [rows[step]["spro/process_scale"] for step in (1, 2)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "until"),
+    [
+        # Lost at once; lost for a moment; well at the end; not well at the end, and then it is.
+        ([0.5, 0.04, 0.04, 0.04, 0.04, 0.04], 4),
+        ([0.5, 0.04, 0.04, 0.04, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 6),
+        ([0.5] * 10, 6),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3, 0.45, 0.5], 8),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.3] + [0.3] * 10, 12),
+    ],
+)
+def test_what_becomes_of_a_run_says_how_long_it_is(
+    accuracies: list[float], until: int, example: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = iter(accuracies)
+    monkeypatch.setattr(inprocess.Loop, "step", lambda self, number: {"critic/score/mean": 0.0})
+    monkeypatch.setattr(inprocess.Loop, "evaluate", lambda self: {inprocess.ACCURACY: next(curve)})
+    out = inprocess.run({**example, "STEPS": "6", "TEST_FREQ": "1", "UNTIL_DECIDED": "1"}, [])
+    assert max(rows_of(out)) == until
+    assert json.loads((out / "run.json").read_text())["until_decided"]

@@ -43,7 +43,11 @@ def test_what_is_not_allowed_is_named(changes: dict[str, str], message: str) -> 
 
 @pytest.mark.parametrize(
     ("override", "variable"),
-    [("algorithm.spro.beta=0.5", "BETA"), ("++trainer.total_training_steps=3", "STEPS")],
+    [
+        ("algorithm.spro.beta=0.5", "BETA"),
+        ("++trainer.total_training_steps=3", "STEPS"),
+        ("trainer.nnodes=2", "NNODES"),
+    ],
 )
 def test_an_override_of_what_the_environment_sets_is_refused(override: str, variable: str) -> None:
     with pytest.raises(ValueError, match=f"set {variable}= in the environment"):
@@ -54,6 +58,11 @@ def test_names_are_those_of_the_kept_runs() -> None:
     assert name(ENVIRONMENT | {"BETA": "0.10"}, 0.1) == "spro-beta0.10-lr1e-4-seed2"
     assert name(ENVIRONMENT, settings(ENVIRONMENT, [])["beta"]) == "spro-beta0.01-lr1e-4-seed2"
     assert name(ENVIRONMENT | {"METHOD": "grpo"}, None) == "grpo-lr1e-4-seed2"
+
+
+def test_nodes_are_named_where_there_are_several() -> None:
+    assert settings(ENVIRONMENT | {"NNODES": "1"}, []) == settings(ENVIRONMENT, [])
+    assert settings(ENVIRONMENT | {"NNODES": "2"}, [])["nodes"] == 2
 
 
 def test_settings_of_a_sweeps_run_have_not_changed() -> None:

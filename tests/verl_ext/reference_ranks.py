@@ -36,22 +36,25 @@ def kinds_on(ranks: int) -> list[str]:
     return list(KINDS) if ranks == 1 else ["full, gathered", "lora"]
 
 
-def make_worker(model_folder: Path, overrides: list[str]) -> Any:
-    """verl's worker with actor and reference."""
-    from verl.workers.engine_workers import ActorRolloutRefWorker
-
-    from tests.support import composed
-
-    config = composed(
-        "+stack=cpu",
+def worker_overrides(model_folder: Path) -> list[str]:
+    """What a worker of this small model needs to hear, whatever engine it is."""
+    return [
         f"actor_rollout_ref.model.path={model_folder}",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.optim.total_training_steps=10",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
         *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu=1" for role in ("rollout", "ref")),
-        *overrides,
-    )
-    role = "actor_rollout" if overrides[: len(LORA)] == LORA else "actor_rollout_ref"
+    ]
+
+
+def make_worker(model_folder: Path, overrides: list[str]) -> Any:
+    """verl's worker with actor and reference; the overrides name the stack."""
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    from tests.support import composed
+
+    config = composed(*worker_overrides(model_folder), *overrides)
+    role = "actor_rollout" if set(LORA) <= set(overrides) else "actor_rollout_ref"
     worker = ActorRolloutRefWorker(config.actor_rollout_ref, role=role)
     # Its rollout would connect to an engine.
     worker.role = role.replace("_rollout", "")
@@ -146,7 +149,7 @@ def observe(worker: Any, rank: int, folder: Path) -> dict[str, Any]:
     return seen
 
 
-def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(ranks),
@@ -160,7 +163,7 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
 
 def rank_main(rank: int, ranks: int, port: int, model_folder: Path, folder: Path) -> None:
     """What each process runs: every kind of model, one after another."""
-    os.environ.update(_environment(rank, ranks, port))
+    os.environ.update(environment(rank, ranks, port))
     torch.set_num_threads(1)
 
     import verl  # noqa: F401 (loads the plugins)
@@ -169,7 +172,7 @@ def rank_main(rank: int, ranks: int, port: int, model_folder: Path, folder: Path
 
     seen = {}
     for kind in kinds_on(ranks):
-        seen[kind] = observe(make_worker(model_folder, KINDS[kind]), rank, folder / kind)
+        seen[kind] = observe(make_worker(model_folder, ["+stack=cpu", *KINDS[kind]]), rank, folder / kind)
     torch.save(seen, folder / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -116,6 +116,27 @@ def test_a_fault_of_a_check_is_not_taken_for_the_users(checks: list[Any]) -> Non
     assert not isinstance(error.value, ConfigError | SystemExit)
 
 
+def test_entries_that_do_not_validate_are_checked_where_ray_starts(
+    checks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    checks.append(seen.append)
+    started = []
+    start = config_checks._check_first(lambda config, task_runner_class: started.append(config))
+    assert "verl_ext.config_checks" in main_ppo.run_ppo.__verl_ext_patch__
+    config = composed(*SIZES)
+    start(config, task_runner_class=None)
+    assert seen == started == [config]
+    # Who has validated it before is not asked again.
+    validate(config)
+    start(config, task_runner_class=None)
+    assert len(seen) == 1
+    checks.append(refuse)
+    with pytest.raises(SystemExit, match="refused"):
+        start(composed(*SIZES), task_runner_class=None)
+    assert len(started) == 2
+
+
 def test_verls_entry_runs_them() -> None:
     assert main_ppo.validate_config is verl_config.validate_config
     assert "verl_ext.config_checks" in main_ppo.validate_config.__verl_ext_patch__

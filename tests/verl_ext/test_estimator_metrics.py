@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from verl import DataProto
+from verl.experimental.separation.ray_trainer import SeparateRayPPOTrainer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_ext import estimator_metrics
@@ -113,3 +114,13 @@ def test_every_place_is_patched() -> None:
     for module in COMPUTE_DATA_METRICS_IN:
         function = importlib.import_module(module).compute_data_metrics
         assert function.__verl_ext_patch__ == ("verl_ext.estimator_metrics",), module
+
+
+def test_the_step_is_known_in_the_trainers_of_one_step_off_and_fully_async() -> None:
+    assert "verl_ext.estimator_metrics" in SeparateRayPPOTrainer._fit_compute_advantage.__verl_ext_patch__
+
+    def fake_fit_compute_advantage(self: Any, batch: str) -> tuple[str, int | None]:
+        return batch, current_step()
+
+    assert estimator_metrics._tell_step(fake_fit_compute_advantage)(FakeTrainer(), "the batch") == ("the batch", 17)
+    assert current_step() is None

@@ -20,7 +20,19 @@ from verl_ext import (
     tracking,
     weight_socket,
 )
-from verl_ext.cpu import fsdp_engine, fsdp_offload, log_probs, platform, process_group, vllm_weights
+from verl_ext.cpu import (
+    engines,
+    fsdp_offload,
+    log_probs,
+    megatron_device,
+    megatron_float32,
+    megatron_layers,
+    megatron_mask,
+    megatron_random,
+    platform,
+    process_group,
+    vllm_weights,
+)
 from verl_ext.patching import PatchError
 
 
@@ -125,9 +137,16 @@ PATCHES = [
     (tracking._apply, "FileLogger"),
     (weight_socket._patch_sender, "ServerAdapter"),
     (weight_socket._patch_receiver, "vLLMColocateWorkerExtension"),
-    (fsdp_engine._register, "EngineRegistry"),
+    (engines._register_fsdp, "EngineRegistry"),
+    (engines._register_megatron, "EngineRegistry"),
     (fsdp_offload._apply, "CPUOffloadPolicy"),
     (log_probs._apply, "logprobs_from_logits_v2"),
+    (megatron_device._apply, "MegatronEngine"),
+    (megatron_float32._apply, "McoreEngineConfig"),
+    (megatron_layers._ask, "get_gpt_decoder_block_spec"),
+    (megatron_layers._rename, "Bridge"),
+    (megatron_mask._apply, "DotProductAttention"),
+    (megatron_random._apply, "CudaRNGStatesTracker"),
     (platform._register, "PlatformBase"),
     (process_group._apply, "initialize_global_process_group_ray"),
     (vllm_weights._apply, "dispatch_cpu_unquantized_gemm"),
@@ -164,6 +183,7 @@ PARAMETERS = [
     (estimator_inputs._patch_compute_advantage, "compute_advantage", "data, adv_estimator, config"),
     (fsdp_offload._apply, "CPUOffloadPolicy", "pin_memory"),
     (log_probs._apply, "logprobs_from_logits_v2", "logits, labels"),
+    (megatron_layers._ask, "get_gpt_decoder_block_spec", "use_transformer_engine"),
     (process_group._apply, "initialize_global_process_group_ray", "timeout_second, backend"),
     (vllm_weights._apply, "dispatch_cpu_unquantized_gemm", "layer, remove_weight"),
 ]
@@ -185,7 +205,7 @@ def test_the_engine_patch_raises_where_the_registry_is_kept_otherwise() -> None:
     fake = types.ModuleType("fake_newer_library")
     fake.EngineRegistry = types.SimpleNamespace(_engines={"language_model": {}})  # type: ignore[attr-defined]
     with pytest.raises(PatchError, match="no engine is registered for language_model, fsdp, cuda"):
-        fsdp_engine._register(fake)
+        engines._register_fsdp(fake)
     fake.EngineRegistry = types.SimpleNamespace()  # type: ignore[attr-defined]
     with pytest.raises(PatchError, match="_engines"):
-        fsdp_engine._register(fake)
+        engines._register_fsdp(fake)

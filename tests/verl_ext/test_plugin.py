@@ -24,8 +24,19 @@ PATCHED: dict[str, list[str]] = {
         "verl_ext.estimator_context",
         "verl_ext.estimator_metrics",
         "verl_ext.companion_model",
+        "verl_ext.log_prob_gate",
         "verl_ext.reward_metrics",
+        "verl_ext.weight_versions",
     ],
+    "verl.experimental.separation.ray_trainer:SeparateRayPPOTrainer._fit_compute_advantage": [
+        "verl_ext.estimator_context",
+        "verl_ext.estimator_metrics",
+        "verl_ext.weight_versions",
+    ],
+    "verl.trainer.main_ppo:run_ppo": ["verl_ext.config_checks"],
+    "verl.utils.fsdp_utils:fsdp2_sharded_save_to_cpu": ["verl_ext.saved_weights"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_old_log_prob": ["verl_ext.log_prob_gate"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_ref_log_prob": ["verl_ext.log_prob_gate"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._step_once": [
         "verl_ext.generated_tokens",
         "verl_ext.step_observers",
@@ -84,6 +95,7 @@ def marks_of(places: list[str]) -> dict[str, list[str]]:
     return namespace["marks_of"](places)
 
 
+@pytest.mark.alone
 def test_loading_imports_nothing_heavy() -> None:
     code = """
 import sys, time

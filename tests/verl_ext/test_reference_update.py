@@ -190,6 +190,14 @@ def test_each_remedy_of_the_message_mends_it(overrides: list[str], says: str, re
     check(composed("+stack=cpu", MOVE, *overrides, OFF))
 
 
+@pytest.mark.parametrize(("group", "mode"), [("+rollout={}", "one_step_off"), ("+async_training={}", "fully_async")])
+def test_the_entries_of_experimental_are_refused(group: str, mode: str) -> None:
+    with pytest.raises(ConfigError, match=f"^algorithm.mine moves .* V1 trainers, and {mode} is none") as error:
+        check(composed("+stack=cpu", MOVE, group))
+    assert overrides_after("leave the reference alone: ", str(error.value)) == [OFF]
+    check(composed("+stack=cpu", MOVE, group, OFF))
+
+
 def test_an_average_of_low_precision_is_refused_and_a_copy_is_not() -> None:
     low = "actor_rollout_ref.ref.fsdp_config.model_dtype=bf16"
     check(composed("+stack=cpu", MOVE, low))

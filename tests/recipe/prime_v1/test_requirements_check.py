@@ -30,8 +30,8 @@ def test_other_estimators_pass_whatever_they_set() -> None:
 FAULTS = [
     pytest.param(["trainer.use_v1=False"], "trainer.use_v1=False: PRIME's reward model is a worker", "Set "),
     pytest.param(
-        ["actor_rollout_ref.actor.strategy=megatron"],
-        "actor_rollout_ref.actor.strategy=megatron: PRIME's reward model takes the actor's engine",
+        ["actor_rollout_ref.actor.strategy=torchtitan"],
+        "actor_rollout_ref.actor.strategy=torchtitan: PRIME's reward model takes the actor's engine",
         "Set ",
     ),
     pytest.param(
@@ -47,6 +47,11 @@ FAULTS = [
     pytest.param(
         ["algorithm.prime.ref_type=policy", "algorithm.rollout_correction.bypass_mode=True"],
         "algorithm.rollout_correction.bypass_mode=True takes old_log_probs from the rollout engine",
+        "Set ",
+    ),
+    pytest.param(
+        ["algorithm.prime.ref_type=policy", "algorithm.log_prob_gate.enable=True"],
+        "algorithm.log_prob_gate.enable=True takes old_log_probs from the rollout engine",
         "Set ",
     ),
     pytest.param(

@@ -25,11 +25,8 @@ def _a_run_of_its_own() -> Iterator[None]:
 
 def step(number: int | None, *overrides: str) -> dict[str, float]:
     """The metrics of a training step, the same batch each time."""
-    token = estimator_metrics._step.set(number)
-    try:
+    with estimator_metrics.at_step(number):
         compute(batch(0), *overrides)
-    finally:
-        estimator_metrics._step.reset(token)
     return estimator_metrics.drain()
 
 

@@ -16,7 +16,8 @@ from recipe.spro.advantage import spro_advantage_naive
 from recipe.spro.requirements_check import FLOAT32_OVERRIDES
 from recipe.spro.settings import SettingsError
 from tests.support import composed
-from verl_ext import estimator_metrics
+from verl_ext import estimator_inputs, estimator_metrics
+from verl_ext.weight_versions import WeightVersions
 
 GROUPS, N, T = 3, 4, 9
 
@@ -162,6 +163,8 @@ def test_log_probs_of_the_rollout_engine_are_refused_unless_allowed() -> None:
     with pytest.raises(ValueError, match="allow_rollout_log_probs=true"):
         compute(batch(0), bypass)
     compute(batch(0), bypass, "algorithm.spro.allow_rollout_log_probs=true")
+    # As the gate leaves the configuration at a step that it lets through.
+    compute(batch(0), bypass, "algorithm.log_prob_gate.enable=true")
 
 
 def test_a_bad_setting_is_an_error_here_too() -> None:
@@ -187,11 +190,45 @@ def test_metrics_are_recorded() -> None:
 def test_step_1_is_on_policy_or_told(
     step: int | None, on_policy: bool, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    token = estimator_metrics._step.set(step)
-    try:
+    with estimator_metrics.at_step(step):
         compute(batch(0, on_policy=on_policy))
-    finally:
-        estimator_metrics._step.reset(token)
     told = capsys.readouterr().err
     assert told.count("warning: spro/cpr/abs_max is 0.0") == warned
     assert ("at step 1, where policy and reference are the same weights" in told) == warned
+
+
+@pytest.mark.parametrize("estimator", ["spro", "spro_shuffled"])
+def test_under_staleness_its_metrics_and_its_warning_are_of_equal_weights(
+    estimator: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = batch(0)
+    old = data.batch["old_log_probs"]
+    rows = len(old)
+    # Even rows are fresh; on odd ones the policy has moved.
+    stale = torch.arange(rows) % 2 == 1
+    data.batch["rollout_log_probs"] = old + torch.where(stale, 0.5, 0.2)[:, None]
+    first = np.where(stale.numpy(), 3, 4)
+    versions = WeightVersions(first, np.full(rows, 4), 4)
+    monkeypatch.setitem(estimator_inputs._provided, "weight_versions", lambda data: versions)
+    compute(data, f"algorithm.adv_estimator={estimator}")
+    recorded = estimator_metrics.drain()
+    assert recorded["spro/staleness/mismatch_fresh"] == pytest.approx(0.2)
+    assert recorded["spro/staleness/mismatch_stale"] == pytest.approx(0.5)
+    assert recorded["spro/staleness/max"] == 1
+    assert "warning: spro/staleness/mismatch_fresh is 0.2 nats a token" in capsys.readouterr().err
+
+
+def test_log_probs_of_the_rollout_are_not_asked_to_be_the_references_at_step_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = batch(0, on_policy=True)
+    data.batch["old_log_probs"] += 1e-3
+    zeros = np.zeros(len(data), dtype=np.int64)
+    monkeypatch.setitem(estimator_inputs._provided, "weight_versions", lambda data: WeightVersions(zeros, zeros, 0))
+    allowed = "algorithm.rollout_correction.bypass_mode=True", "algorithm.spro.allow_rollout_log_probs=true"
+    with estimator_metrics.at_step(1):
+        compute(data, *allowed)
+    recorded = estimator_metrics.drain()
+    assert recorded["spro/cpr/abs_max"] > 0
+    assert recorded["spro/staleness/mismatch_first"] == pytest.approx(1e-3, rel=1e-3)
+    assert "warning" not in capsys.readouterr().err

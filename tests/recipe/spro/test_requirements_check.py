@@ -63,6 +63,24 @@ FAULTS = [
         id="dumps in the old trainer",
     ),
     pytest.param(
+        [*DUMPS, "algorithm.use_kl_in_reward=True", "+async_training={}"],
+        "algorithm.spro.dump.every=10: dumps are taken in verl's V1 trainers, and fully_async is none of them",
+        "or set ",
+        ["algorithm.spro.dump.every=null"],
+        id="dumps in fully_async",
+    ),
+    *(
+        pytest.param(
+            ["+stack=cpu", f"algorithm.spro.guard.action={action}", "+rollout={}"],
+            f"algorithm.spro.guard.action={action}: the guard looks at the steps of verl's V1 trainers, and "
+            "one_step_off is none of them",
+            "Set ",
+            ["algorithm.spro.guard.action=off"],
+            id=f"guard.action={action} in one_step_off",
+        )
+        for action in ("bound", "stop")
+    ),
+    pytest.param(
         ["+stack=cpu", "algorithm.use_kl_in_reward=False"],
         "algorithm.adv_estimator=spro compares the policy with a reference policy, and this run has none",
         "without a KL penalty: ",

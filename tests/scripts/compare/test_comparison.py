@@ -11,7 +11,7 @@ import pytest
 from scripts.compare import notes, provenance, sources, tables
 from scripts.compare.comparison import Comparison
 from scripts.compare.drawing import LIGHT_SERIES, line
-from scripts.compare.measures import accuracy_keys, measure
+from scripts.compare.measures import PANELS, accuracy_keys, measure
 from scripts.runs import BadRun, Run, numbers
 from tests.scripts.compare.synthetic import ACCURACY, STEP, family, rows, settings
 
@@ -283,3 +283,12 @@ def test_tokens_that_were_thrown_away_count() -> None:
     sentence = "Generated tokens are all that were sampled, those that no update saw included."
     assert sentence in notes.limits(Comparison.of([counted.run]))
     assert sentence not in notes.limits(Comparison.of([counted.run, run("grpo", 0, [0.2, 0.5])]))
+
+
+def test_truncation_is_what_reached_the_limit_where_that_was_logged() -> None:
+    both = run("grpo", 0, [0.2, 0.5], {"response_length/truncated_frac": 0.125})
+    older = run("grpo", 1, [0.2, 0.5])
+    panel = next(panel for panel in PANELS if panel.name == "truncation")
+    assert [measure(one, [ACCURACY]).late(panel) for one in (both, older)] == [0.125, 0.25]
+    said = [any("clip_ratio" in text for text in notes.limits(Comparison.of([one]))) for one in (both, older)]
+    assert said == [False, True]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from scripts.data.prepare import main
 from scripts.verify_code_report import Case, humaneval, mbpp, spoiled
-from scripts.verify_data import FOLDER_VARIABLE
+from tests.benchmarks import BENCHMARKS, needs_benchmarks
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox
 from verl_ext.rewards import Kind
 from verl_ext.rewards.routing import verifier_of
@@ -33,21 +32,13 @@ EXPECTED = {
 }
 
 
-def _folder() -> Path | None:
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    given = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(given) if given else beside
-    return folder if (folder / "math500.json").is_file() else None
-
-
-FOLDER = _folder()
-pytestmark = pytest.mark.skipif(FOLDER is None, reason=f"no benchmark files: set {FOLDER_VARIABLE} to their folder")
+pytestmark = needs_benchmarks
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("data")
-    assert main([*EXPECTED, "--source", str(FOLDER), "--out", str(made)]) == 0
+    assert main([*EXPECTED, "--source", str(BENCHMARKS), "--out", str(made)]) == 0
     return made
 
 
@@ -69,9 +60,9 @@ def test_training_and_test_questions_of_gsm8k_are_disjoint_but_for_near_copies(o
 def test_a_right_program_is_rewarded_and_another_is_not(
     out: Path, name: str, of: Callable[[Path], Iterator[Case]]
 ) -> None:
-    assert FOLDER is not None
+    assert BENCHMARKS is not None
     rows = pq.read_table(out / f"{name}.parquet").slice(0, 5).to_pylist()
-    for row, case in zip(rows, of(FOLDER), strict=False):
+    for row, case in zip(rows, of(BENCHMARKS), strict=False):
         for program, kind in ((case.program, Kind.CORRECT), (spoiled(case), Kind.WRONG)):
             verdict = verdict_of("code", fenced(program), row["reward_model"]["ground_truth"], RewardSettings())
             assert verdict.kind is kind, (case.name, verdict)

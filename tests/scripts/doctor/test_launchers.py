@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import McoreActorConfig, McoreEngineConfig, McoreOptimizerConfig
 
+from examples.arithmetic.make_model import make_model, make_tokenizer
+from recipe.prime_v1.reward_model import COMPANION
 from scripts.doctor.examine import examine
 from scripts.doctor.findings import Status
 from scripts.doctor.hardware import GPUS
 from scripts.doctor.launcher import overrides_of
 from scripts.doctor.report import Report
-from tests.support import ROOT
+from tests.support import ROOT, composed
 
 LAUNCHERS = sorted(ROOT.glob("recipe/*/run_*.sh"))
 
@@ -79,7 +83,37 @@ def test_what_is_behind_a_launcher_wins(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_engines_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("run_qwen2_5_32b_4nodes", "run_r1_distill_llama_70b_16nodes"):
         assert "model_engine=megatron" in overrides_of(ROOT / "recipe" / "spro" / f"{name}.sh")
-        assert "actor_rollout_ref.actor.strategy=fsdp2" in overrides_of(ROOT / "recipe" / "prime_v1" / f"{name}.sh")
+        assert "model_engine=megatron" in overrides_of(ROOT / "recipe" / "prime_v1" / f"{name}.sh")
+
+
+@pytest.mark.parametrize("recipe", ["spro", "prime_v1"])
+@pytest.mark.parametrize("name", ["run_qwen2_5_32b_4nodes", "run_r1_distill_llama_70b_16nodes"])
+def test_verls_own_settings_take_what_they_say_of_megatron(
+    recipe: str, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of actor, reference and reward model; with a small model in place of the large one, which is not here."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    make_model(tokenizer).save_pretrained(folder)
+    overrides = overrides_of(ROOT / "recipe" / recipe / f"{name}.sh", [f"actor_rollout_ref.model.path={folder}"])
+    config = composed(*overrides)
+    for role in ("actor", "ref"):
+        given = omega_conf_to_dataclass(config.actor_rollout_ref[role].megatron)
+        assert isinstance(given, McoreEngineConfig)
+        assert given.tensor_model_parallel_size == 8
+        assert given.pipeline_model_parallel_size == (2 if "32b" in name else 4)
+        assert given.override_transformer_config["recompute_granularity"] == "full"
+        assert given.param_offload
+        assert given.forward_only is (role == "ref")
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    assert isinstance(actor, McoreActorConfig)
+    assert isinstance(actor.optim, McoreOptimizerConfig)
+    if recipe == "prime_v1":
+        worker = COMPANION.worker_config(config)
+        assert worker.engine_config.tensor_model_parallel_size == 8
+        assert (worker.optimizer_config.lr, worker.optimizer_config.lr_decay_style) == (1e-6, "constant")
+        assert worker.optimizer_config.clip_grad == 10.0
 
 
 @pytest.mark.parametrize("method", ["grpo", "spro", "prime"])
@@ -91,7 +125,7 @@ def test_what_has_run_passes(method: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert wrong(report) == []
 
 
-def test_prime_with_megatron_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METHOD", "prime")
-    report = examined(ROOT / "recipe" / "spro" / "run_qwen2_5_32b_4nodes.sh", monkeypatch)
-    assert any("actor_rollout_ref.actor.strategy=megatron" in text for text in wrong(report))
+def test_fsdps_settings_of_primes_reward_model_are_told_with_megatron(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / "recipe" / "prime_v1" / "run_qwen2_5_32b_4nodes.sh"
+    report = examined(path, monkeypatch, "++algorithm.prime.fsdp_config.param_offload=true")
+    assert any("algorithm.prime.fsdp_config={'param_offload': True}" in text for text in wrong(report))

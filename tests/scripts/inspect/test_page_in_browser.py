@@ -259,6 +259,7 @@ def test_hostile_text_stays_text(browser: Any, run: Path, tmp_path: Path) -> Non
     page.context.close()
 
 
+@pytest.mark.alone
 def test_sixteen_responses_of_4096_tokens_without_lag(browser: Any, large_run: Path) -> None:
     page, wrong = shown(browser, large_run)
     assert page_of(large_run).stat().st_size < 4_000_000

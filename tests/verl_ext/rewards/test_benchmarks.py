@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from scripts.verify_data import FOLDER_VARIABLE, gold_answers
+from scripts.verify_data import gold_answers
 from scripts.verify_report import Case, cross_cases, near_misses, self_cases
+from tests.benchmarks import BENCHMARKS, needs_benchmarks
 from verl_ext.rewards import Kind, Verdict
 from verl_ext.rewards.math import new_pool, verify_math
 from verl_ext.rewards.pool import WorkerPool
@@ -19,15 +18,7 @@ from verl_ext.rewards.pool import WorkerPool
 _PER_SET = 60
 
 
-def _folder() -> Path | None:
-    beside = Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    given = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(given) if given else beside
-    return folder if (folder / "math500.json").is_file() else None
-
-
-FOLDER = _folder()
-pytestmark = pytest.mark.skipif(FOLDER is None, reason=f"no benchmark files: set {FOLDER_VARIABLE} to their folder")
+pytestmark = needs_benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +30,8 @@ def pool() -> Iterator[WorkerPool]:
 
 @pytest.fixture(scope="module")
 def golds() -> dict[str, list[str]]:
-    assert FOLDER is not None
-    return gold_answers(FOLDER)
+    assert BENCHMARKS is not None
+    return gold_answers(BENCHMARKS)
 
 
 def _judge(cases: list[Case], pool: WorkerPool) -> list[tuple[Case, Verdict]]:

@@ -54,6 +54,7 @@ def test_polynomials_and_roots(a: int, b: int, c: int) -> None:
     assert same_closed_form(f"{a}\\sqrt{{{c}}}", f"\\sqrt{{{a * a * c + 1}}}") is False
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", ["9^{99}" * 20, "((9^{99})^{99})^{99}", "\\sqrt{" * 25 + "2" + "}" * 25, "9" * 1900])
 def test_cheap_whatever_it_is(text: str) -> None:
     start = time.perf_counter()

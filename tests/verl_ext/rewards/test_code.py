@@ -17,6 +17,8 @@ from verl_ext.rewards.code_tests import TestsError, plan_of
 from verl_ext.rewards.code_values import decode, encode, to_json
 from verl_ext.rewards.sandbox import Limits
 
+pytestmark = pytest.mark.alone
+
 SUMS = {"inputs": ["1 2\n", "3 4\n", "5 6"], "outputs": ["3\n", "7", "11\n"]}
 ADD = {"fn_name": "add", "inputs": ["1\n2", "[1]\n[2]"], "outputs": ["3", "[1, 2]"]}
 HUMANEVAL = {

@@ -16,7 +16,7 @@ import pytest
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox, open_descriptors, sandboxed_processes
 from verl_ext.rewards import Kind, verify_code
 
-pytestmark = needs_sandbox
+pytestmark = [needs_sandbox, pytest.mark.alone]
 
 DEADLINE_S = 1.5
 SCRIPT = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "3\n"]}

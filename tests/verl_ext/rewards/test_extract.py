@@ -113,6 +113,7 @@ def test_choice(text: str, letter: str | None) -> None:
         "-",
     ],
 )
+@pytest.mark.alone
 def test_time_is_linear(piece: str) -> None:
     start = time.perf_counter()
     extract(piece * (1_000_000 // len(piece)))

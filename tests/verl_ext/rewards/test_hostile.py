@@ -18,6 +18,8 @@ from verl_ext.rewards import Kind, Verdict
 from verl_ext.rewards.math import new_pool, verify_math
 from verl_ext.rewards.pool import WorkerPool
 
+pytestmark = pytest.mark.alone
+
 _DEADLINE_S = 1.0
 # A judgement, or a refusal to read; never "correct", and never a failure of ours.
 _JUDGED = {Kind.WRONG, Kind.UNPARSEABLE}

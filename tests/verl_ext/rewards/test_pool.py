@@ -15,6 +15,8 @@ import pytest
 from tests.verl_ext.rewards import support
 from verl_ext.rewards.pool import TaskCrashed, TaskTimeout, WorkerLost, WorkerPool
 
+pytestmark = pytest.mark.alone
+
 _MEMORY = 2**29
 
 

@@ -14,6 +14,8 @@ from verl_ext.rewards.sandbox import Limits, ProgramEnded, SandboxUnavailable, l
 from verl_ext.rewards.sandbox_bubblewrap import BubblewrapSandbox
 from verl_ext.rewards.sandbox_find import check_isolation, find_sandbox
 
+pytestmark = pytest.mark.alone
+
 
 def output_of(program: str, stdin: str = "") -> str:
     """What a script prints in the sandbox."""
