@@ -86,6 +86,8 @@ def _configuration(folder: Path, ports: list[int]) -> str:
         # Seconds; the default lets a requeued job wait half a minute longer.
         "SchedulerParameters=sched_interval=1",
         "ReturnToService=2",
+        # Seconds; after the default of five minutes nobody knows what became of a job.
+        "MinJobAge=86400",
     ]
     for node, port in zip(NODES, ports[1:], strict=True):
         lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2")
