@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from recipe.spro.advantage import spro_advantage_naive
 from tests.e2e.conftest import finished
+from tests.e2e.oracle import assert_trained_with, oracle
 from tests.e2e.stack import STEPS, Run, make_run
 from verl_ext.cpu.weight_transfer import BACKEND
 
@@ -101,16 +99,7 @@ def old_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def assert_oracle(run: Run, step: int) -> None:
     """The advantages that a step's last update used are those of its log-probs."""
     batch = run.batch(step)
-    expected = spro_advantage_naive(
-        batch["old_log_probs"],
-        batch["ref_log_prob"],
-        batch["response_mask"],
-        batch["rm_scores"].sum(-1),
-        np.array(batch["uid"], dtype=object),
-        beta=BETA,
-    )
-    assert isinstance(expected, torch.Tensor)
-    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+    assert_trained_with(batch, oracle(batch, beta=BETA))
 
 
 def mean_distance(run: Run, step: int, left: str, right: str) -> float:

@@ -10,10 +10,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
-from recipe.spro.advantage import spro_advantage_naive
 from recipe.spro.dump import Dump, read_dump, step_files
 from scripts.inspect import __main__
 from tests.e2e.conftest import finished
+from tests.e2e.oracle import oracle_with_parts
 from tests.e2e.stack import Run, make_run
 
 STEPS = 2
@@ -86,16 +86,7 @@ def test_it_is_what_trained(run: Run, step: int, base: Path) -> None:
 def test_the_process_term_is_the_oracles_of_the_whole_batch(run: Run, step: int) -> None:
     dump, batch = dump_of(run, step), run.batch(step)
     bounded = dump.meta["estimator"] == "spro"
-    _, parts = spro_advantage_naive(
-        batch["old_log_probs"],
-        batch["ref_log_prob"],
-        batch["response_mask"],
-        batch["rm_scores"].sum(-1),
-        np.array(batch["uid"], dtype=object),
-        beta=BETA,
-        max_process_share=0.1 if bounded else None,
-        return_parts=True,
-    )
+    _, parts = oracle_with_parts(batch, beta=BETA, max_process_share=0.1 if bounded else None)
     for row, response in zip(rows_of(batch, dump), dump.responses, strict=True):
         t = len(response.token_ids)
         np.testing.assert_allclose(response.msa, parts.msa[row, :t], atol=1e-5)

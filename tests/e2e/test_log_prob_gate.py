@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from recipe.spro.advantage import spro_advantage_naive
 from recipe.spro.settings import SproSettings
 from tests.e2e.conftest import finished
+from tests.e2e.oracle import oracle
 from tests.e2e.stack import STEPS, Run, make_run
 
 BETA = SproSettings().beta
@@ -67,8 +66,7 @@ def test_advantages_differ_from_those_of_recomputed_log_probs_by_the_mismatch(ru
         logits = model(torch.cat([prompts, responses], dim=1)).logits[:, prompts.shape[1] - 1 : -1]
     recomputed = logits.log_softmax(-1).gather(-1, responses[..., None]).squeeze(-1)
 
-    rest = (batch["ref_log_prob"], valid, batch["rm_scores"].sum(-1), np.array(batch["uid"], dtype=object))
-    expected = spro_advantage_naive(recomputed, *rest, beta=BETA)
+    expected = oracle({**batch, "old_log_probs": recomputed}, beta=BETA)
     used = batch["advantages"].double()
     drift = torch.where(valid, batch["old_log_probs"] - recomputed, 0.0).double().cumsum(-1)[valid].abs().max()
     # M is CPR less a mean of CPRs: each is off by the drift at most.

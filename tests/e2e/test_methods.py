@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.spro.advantage import spro_advantage_naive
 from recipe.spro.advantage.groups import Groups
 from recipe.spro.methods import leash_coef, neg_kl_coef
 from recipe.spro.shuffled import derangement, shuffle_msa
+from tests.e2e.oracle import oracle_with_parts
 from tests.e2e.stack import Run, make_run
 
 pytestmark = pytest.mark.slow
@@ -35,15 +35,7 @@ def test_the_shuffled_control(base: Path, tmp_path: Path) -> None:
     batch = run.batch(STEPS)
     uids = np.array(batch["uid"], dtype=object)
     mask = batch["response_mask"].bool()
-    _, parts = spro_advantage_naive(
-        batch["old_log_probs"],
-        batch["ref_log_prob"],
-        mask,
-        batch["rm_scores"].sum(-1),
-        uids,
-        beta=BETA,
-        return_parts=True,
-    )
+    _, parts = oracle_with_parts(batch, beta=BETA)
     # The draw of this training step, which a resumed run would repeat.
     donors = derangement(Groups.of(uids), np.random.default_rng([0, STEPS]))
     expected = (parts.outcome[:, None] + shuffle_msa(parts.msa, mask, donors)) * mask

@@ -11,19 +11,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recipe.spro.advantage import spro_advantage, spro_advantage_naive
+from recipe.spro.advantage import spro_advantage
 from recipe.spro.advantage.sessions import final_row_of
 from tests.e2e.conftest import STEPS_OF_WIDE_STEPS, TURNS
+from tests.e2e.oracle import assert_trained_with, oracle, oracle_with_parts
 from tests.e2e.stack import Run
 
 BETA = 0.5
 EACH_STEP = pytest.mark.parametrize("step", range(1, STEPS_OF_WIDE_STEPS + 1))
-
-
-def oracle(batch: dict[str, Any], rewards: torch.Tensor, step_ids: torch.Tensor | None, **options: Any) -> Any:
-    uids = np.array(batch["uid"], dtype=object)
-    arguments = (batch["old_log_probs"], batch["ref_log_prob"], batch["response_mask"], rewards, uids)
-    return spro_advantage_naive(*arguments, beta=BETA, step_ids=step_ids, **options)
 
 
 def line_of_each_token(tokens: list[str]) -> list[int]:
@@ -58,11 +53,10 @@ def test_lines(step: int, line_run: Run, base_of_lines: Path) -> None:
     lines = step_ids.max(1).values + 1
     assert float(lines.float().mean()) > 2
     assert lines.sum() < 0.5 * batch["response_mask"].sum()
-    rewards = batch["rm_scores"].sum(-1)
-    expected = oracle(batch, rewards, step_ids)
-    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+    expected = oracle(batch, beta=BETA, step_ids=step_ids)
+    assert_trained_with(batch, expected)
     if step > 1:
-        assert (expected - oracle(batch, rewards, None)).abs().max() > 1e-3
+        assert (expected - oracle(batch, beta=BETA)).abs().max() > 1e-3
 
 
 def test_the_lines_trained(line_run: Run) -> None:
@@ -102,7 +96,7 @@ def outcome_by_sessions(batch: dict[str, Any]) -> torch.Tensor:
 
 
 def tool_oracle(batch: dict[str, Any]) -> torch.Tensor:
-    _, parts = oracle(batch, batch["rm_scores"].sum(-1), turn_steps(batch["response_mask"]), return_parts=True)
+    _, parts = oracle_with_parts(batch, beta=BETA, step_ids=turn_steps(batch["response_mask"]))
     return (outcome_by_sessions(batch)[:, None] + parts.msa) * batch["response_mask"]
 
 
@@ -126,12 +120,11 @@ def test_turns_with_a_tool_and_sessions_of_two_outputs(step: int, tool_run: Run)
     assert sum(key.endswith("_1") for key in batch["keys"]) == 8
     assert 1.5 < float(steps.max(1).values[real].double().mean()) + 1 <= TURNS
     expected = tool_oracle(batch)
-    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+    assert_trained_with(batch, expected)
     # Each row once, as verl has it for every estimator but its GRPO, would be something else; so would steps of tokens.
-    rewards = batch["rm_scores"].sum(-1)
-    assert (expected - oracle(batch, rewards, steps)).abs().max() > 1e-2
+    assert (expected - oracle(batch, beta=BETA, step_ids=steps)).abs().max() > 1e-2
     if step > 1:
-        assert (oracle(batch, rewards, None) - oracle(batch, rewards, steps)).abs().max() > 1e-3
+        assert (oracle(batch, beta=BETA) - oracle(batch, beta=BETA, step_ids=steps)).abs().max() > 1e-3
 
 
 @EACH_STEP

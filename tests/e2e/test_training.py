@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
-from recipe.spro.advantage import spro_advantage_naive
 from recipe.spro.settings import SproSettings
+from tests.e2e.oracle import assert_trained_with, oracle
 from tests.e2e.stack import STEPS, Run
 
 SPRO_METRICS = (
@@ -76,18 +75,10 @@ def test_advantages_used_equal_the_oracle(name: str, step: int, request: pytest.
     batch = run.batch(step)
     # As V1 keeps them: nothing was padded for the advantage.
     assert batch["layout"] == "torch.jagged"
-    expected = spro_advantage_naive(
-        batch["old_log_probs"],
-        batch["ref_log_prob"],
-        batch["response_mask"],
-        batch["rm_scores"].sum(-1),
-        np.array(batch["uid"], dtype=object),
-        beta=SproSettings().beta,
-    )
-    assert isinstance(expected, torch.Tensor)
+    expected = oracle(batch, beta=SproSettings().beta)
     assert batch["advantages"].dtype == torch.float32
     assert expected.abs().max() > 0.1
-    torch.testing.assert_close(batch["advantages"].double(), expected, atol=1e-5, rtol=1e-5)
+    assert_trained_with(batch, expected)
 
 
 @pytest.mark.parametrize("name", ["spro_run", "colocated_run"])
