@@ -112,15 +112,10 @@ def _check_dump(config: Any) -> None:
     if not asks_for_dumps(config.algorithm):
         return
     key, dump = "algorithm.spro.dump", settings_of(config).dump
-    if not config.trainer.get("use_v1", True):
-        raise ConfigError(
-            f"{key}.every={dump.every}: dumps are taken in verl's V1 trainers, and trainer.use_v1=False. "
-            f"Set trainer.use_v1=True, or {key}.every=null"
-        )
     if not is_v1(config):
         raise ConfigError(
             f"{key}.every={dump.every}: dumps are taken in verl's V1 trainers, and {mode_of(config)} is none of them. "
-            f"Use verl.trainer.main_ppo, or set {key}.every=null"
+            f"Set {key}.every=null, or use verl.trainer.main_ppo with trainer.use_v1=True"
         )
     if not (config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss):
         raise ConfigError(

@@ -57,17 +57,24 @@ FAULTS = [
     ),
     pytest.param(
         [*DUMPS, "algorithm.use_kl_in_reward=True", "trainer.use_v1=False"],
-        "algorithm.spro.dump.every=10: dumps are taken in verl's V1 trainers, and trainer.use_v1=False",
-        "Set ",
+        "algorithm.spro.dump.every=10: dumps are taken in verl's V1 trainers, and the old trainer is none of them",
+        "or use verl.trainer.main_ppo with ",
         ["trainer.use_v1=True"],
         id="dumps in the old trainer",
     ),
-    pytest.param(
-        [*DUMPS, "algorithm.use_kl_in_reward=True", "+async_training={}"],
-        "algorithm.spro.dump.every=10: dumps are taken in verl's V1 trainers, and fully_async is none of them",
-        "or set ",
-        ["algorithm.spro.dump.every=null"],
-        id="dumps in fully_async",
+    *(
+        pytest.param(
+            [*DUMPS, "algorithm.use_kl_in_reward=True", fault],
+            f"algorithm.spro.dump.every=10: dumps are taken in verl's V1 trainers, and {mode} is none of them",
+            "Set ",
+            ["algorithm.spro.dump.every=null"],
+            id=f"no dumps in {mode}",
+        )
+        for fault, mode in (
+            ("trainer.use_v1=False", "the old trainer"),
+            ("+rollout={}", "one_step_off"),
+            ("+async_training={}", "fully_async"),
+        )
     ),
     *(
         pytest.param(
