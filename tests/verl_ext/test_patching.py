@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ import pytest
 from tests.support import run_python
 from verl_ext import (
     config_checks,
+    cpu,
     estimator_inputs,
     estimator_metrics,
     patching,
@@ -20,19 +24,7 @@ from verl_ext import (
     tracking,
     weight_socket,
 )
-from verl_ext.cpu import (
-    engines,
-    fsdp_offload,
-    log_probs,
-    megatron_device,
-    megatron_float32,
-    megatron_layers,
-    megatron_mask,
-    megatron_random,
-    platform,
-    process_group,
-    vllm_weights,
-)
+from verl_ext.cpu import engines, fsdp_offload, log_probs, megatron_layers, process_group, vllm_weights
 from verl_ext.patching import PatchError
 
 
@@ -126,7 +118,7 @@ def test_a_failure_ends_the_import(unloaded: str) -> None:
         __import__(unloaded)
 
 
-# Every patch of ours, and the names that it needs in the module that it patches.
+# Patches, and the names that each needs in the module that it patches.
 PATCHES = [
     (config_checks._apply, "validate_config"),
     (estimator_inputs._patch_compute_advantage, "compute_advantage"),
@@ -137,19 +129,6 @@ PATCHES = [
     (tracking._apply, "FileLogger"),
     (weight_socket._patch_sender, "ServerAdapter"),
     (weight_socket._patch_receiver, "vLLMColocateWorkerExtension"),
-    (engines._register_fsdp, "EngineRegistry"),
-    (engines._register_megatron, "EngineRegistry"),
-    (fsdp_offload._apply, "CPUOffloadPolicy"),
-    (log_probs._apply, "logprobs_from_logits_v2"),
-    (megatron_device._apply, "MegatronEngine"),
-    (megatron_float32._apply, "McoreEngineConfig"),
-    (megatron_layers._ask, "get_gpt_decoder_block_spec"),
-    (megatron_layers._rename, "Bridge"),
-    (megatron_mask._apply, "DotProductAttention"),
-    (megatron_random._apply, "CudaRNGStatesTracker"),
-    (platform._register, "PlatformBase"),
-    (process_group._apply, "initialize_global_process_group_ray"),
-    (vllm_weights._apply, "dispatch_cpu_unquantized_gemm"),
 ]
 IDS = [f"{apply.__module__}.{apply.__name__}" for apply, _ in PATCHES]
 
@@ -158,6 +137,45 @@ IDS = [f"{apply.__module__}.{apply.__name__}" for apply, _ in PATCHES]
 def test_every_patch_raises_where_its_target_has_moved(apply: Callable[[Any], None], name: str) -> None:
     with pytest.raises(PatchError, match=name):
         apply(types.ModuleType("fake_newer_library"))
+
+
+def hooks_of(name: str) -> list[tuple[str, Callable[[Any], None]]]:
+    """The modules that a patch of the CPU stack waits for, and what it does at the import of each."""
+    patch = importlib.import_module(f"verl_ext.cpu.{name}")
+    hooks: list[tuple[str, Callable[[Any], None]]] = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(patch, "on_import", lambda module, apply: hooks.append((module, apply)))
+        patch.install()
+    return hooks
+
+
+# It patches Python's own importlib, at once.
+WITHOUT_A_HOOK = {"vllm_version"}
+CPU_PATCHES = sorted({*cpu.PATCHES, *cpu.PATCHES_OF_VLLM})
+CPU_HOOKS = [(module, apply) for name in CPU_PATCHES if name not in WITHOUT_A_HOOK for module, apply in hooks_of(name)]
+CPU_IDS = [f"{apply.__module__}.{apply.__name__}" for _, apply in CPU_HOOKS]
+
+
+@pytest.mark.parametrize(("module", "apply"), CPU_HOOKS, ids=CPU_IDS)
+def test_every_patch_of_the_cpu_stack_raises_where_its_target_has_moved(
+    module: str, apply: Callable[[Any], None]
+) -> None:
+    with pytest.raises(PatchError) as error:
+        apply(types.ModuleType("fake_newer_library"))
+    said = re.match(rf"{apply.__module__} patches fake_newer_library\.(\w+), which is not there", str(error.value))
+    assert said is not None, error.value
+    # What it misses in the fake one is something that the module it waits for does have.
+    package, *inner = module.split(".")
+    if spec := importlib.util.find_spec(package):
+        assert spec.submodule_search_locations is not None
+        source = Path(spec.submodule_search_locations[0], *inner).with_suffix(".py").read_text()
+        assert re.search(rf"\b{said[1]}\b", source)
+
+
+def test_every_file_of_the_cpu_stack_is_installed() -> None:
+    files = {path.stem for path in Path(cpu.__file__).parent.glob("*.py")} - {"__init__"}
+    # What verl asks of a device, and a check of the configuration: no patches.
+    assert files - {"device", "limits"} == set(CPU_PATCHES)
 
 
 def test_a_module_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

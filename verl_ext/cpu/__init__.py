@@ -7,6 +7,7 @@ What can be said by a setting is not a patch: see ``verl_ext/config/stack/cpu.ya
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import os
 import shutil
@@ -30,6 +31,22 @@ _ENVIRONMENT = {
     "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
 }
 
+# Files of this folder, in the order in which they are installed.
+PATCHES = (
+    "vllm_version",
+    "platform",
+    "process_group",
+    "engines",
+    "fsdp_offload",
+    "log_probs",
+    "weight_transfer",
+    "megatron_float32",
+    "megatron_device",
+    "megatron_random",
+    "megatron_layers",
+    "megatron_mask",
+)
+PATCHES_OF_VLLM = ("vllm_version", "vllm_weights")
 
 # What asks for this stack on the command line, with FSDP2 and with Megatron.
 STACKS = ("+stack=cpu", "+stack=cpu_megatron")
@@ -77,6 +94,11 @@ def no_accelerator() -> bool:
     return bool(asked) or _torch_is_cpu_build()
 
 
+def _install(patches: Iterable[str]) -> None:
+    for name in patches:
+        importlib.import_module(f"{__name__}.{name}").install()
+
+
 def install() -> None:
     """Register the patches of the training processes; does nothing beside an accelerator."""
     if not no_accelerator():
@@ -85,26 +107,9 @@ def install() -> None:
         os.environ.setdefault(name, value)
 
     from verl_ext import config_checks
-    from verl_ext.cpu import (
-        engines,
-        fsdp_offload,
-        limits,
-        log_probs,
-        megatron_device,
-        megatron_float32,
-        megatron_layers,
-        megatron_mask,
-        megatron_random,
-        platform,
-        process_group,
-        vllm_version,
-        weight_transfer,
-    )
+    from verl_ext.cpu import limits
 
-    megatron = (megatron_float32, megatron_device, megatron_random, megatron_layers, megatron_mask)
-    stack = (vllm_version, platform, process_group, engines, fsdp_offload, log_probs, weight_transfer)
-    for patch in (*stack, *megatron):
-        patch.install()
+    _install(PATCHES)
     config_checks.register(limits.check)
 
 
@@ -112,8 +117,4 @@ def install_in_vllm() -> None:
     """Register the patches of vLLM's own processes; does nothing beside an accelerator."""
     if not no_accelerator():
         return
-
-    from verl_ext.cpu import vllm_version, vllm_weights
-
-    for patch in (vllm_version, vllm_weights):
-        patch.install()
+    _install(PATCHES_OF_VLLM)
