@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from scripts.slurm import ray_node
 from scripts.slurm.attempt import Attempt, Cluster, NodeError, added_environment, read_environment, versions
 from scripts.slurm.ray_node import RayNode
-from verl_ext import stop_request
 
 EX_TEMPFAIL = 75
 
@@ -146,10 +145,13 @@ def train(attempt: Attempt, overrides: Sequence[str]) -> int:
     added = added_environment(read_environment(before), environment)
     # Secrets may be in it.
     before.unlink()
+    ray_node.check()
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     import ray
+
+    from verl_ext import stop_request
 
     host = ray_node.address_of_this_node() or ray.util.get_node_ip_address()
     address = f"{host}:{port}"

@@ -16,10 +16,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from scripts.slurm.attempt import Attempt, NodeError
+
+# psutil is imported where it is used: `check`, which says what an environment lacks, comes before.
+if TYPE_CHECKING:
+    import psutil
+
+_NEEDED = "psutil, ray, verl"
 
 # Ray's own ending takes some seconds a node.
 _END_TIMEOUT_S = 30
@@ -31,12 +36,12 @@ def check() -> None:
     Raises:
         NodeError: it cannot.
     """
-    done = subprocess.run([sys.executable, "-c", "import ray, verl"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", f"import {_NEEDED}"], capture_output=True, text=True)
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise NodeError(
-            f"{sys.executable} cannot import ray and verl with "
+            f"{sys.executable} cannot import {_NEEDED} with "
             f"VERL_USE_EXTERNAL_MODULES={os.environ.get('VERL_USE_EXTERNAL_MODULES', '')}: {reason}. "
             "Set VENV= or CONTAINER_IMAGE= to an environment that every node sees."
         )
@@ -51,6 +56,8 @@ def address_of_this_node() -> str | None:
     name = os.environ.get("NODE_INTERFACE")
     if not name:
         return None
+    import psutil
+
     interfaces = psutil.net_if_addrs()
     for address in interfaces.get(name, []):
         if address.family == socket.AF_INET:
@@ -90,6 +97,8 @@ class RayNode:
 
     def poll(self) -> int | None:
         """Its exit status, None while it runs."""
+        import psutil
+
         if (status := self.process.poll()) is None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._known = psutil.Process(self.process.pid).children(recursive=True)
@@ -97,6 +106,8 @@ class RayNode:
 
     def end(self) -> None:
         """End it, and what it leaves behind: Ray's agents have been seen to outlive their raylet."""
+        import psutil
+
         self.poll()
         end(self.process)
         _, left = psutil.wait_procs(self._known, timeout=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,31 @@ def test_an_interface_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
         address_of_this_node()
     monkeypatch.setenv("NODE_INTERFACE", "")
     assert address_of_this_node() is None
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python without any package, as on a node where VENV= is forgotten."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.parametrize("module", ["head", "worker"])
+def test_a_node_that_lacks_a_package_says_so(module: str, bare_python: Path, tmp_path: Path) -> None:
+    (tmp_path / "environment-before").touch()
+    done = subprocess.run(
+        [str(bare_python), "-m", f"scripts.slurm.{module}"],
+        cwd=ROOT,
+        env={"SPRO_ATTEMPT": str(tmp_path), "SPRO_NODES": "n1 n2", "SLURMD_NODENAME": "n2", "RAY_TMP": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    said = (tmp_path / "cluster.log").read_text()
+    assert f"n2: {bare_python} cannot import psutil, ray, verl with VERL_USE_EXTERNAL_MODULES=: " in said
+    assert "No module named 'psutil'. Set VENV= or CONTAINER_IMAGE= to" in said
+    assert not (tmp_path / "environment-before").exists() or module == "worker"
 
 
 def dry_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
