@@ -21,6 +21,9 @@ from scripts.guard.tables import share
 from scripts.guard.verdicts import AHEAD, WELL, collapse_of, readings
 from scripts.runs import Run
 
+# The model gets its logarithm as well.
+_CPR = "spro/cpr/abs_max"
+
 METRICS = (
     "actor/entropy",
     "actor/grad_norm",
@@ -29,7 +32,7 @@ METRICS = (
     "response_length/mean",
     "spro/alive_one_frac",
     "spro/beta",
-    "spro/cpr/abs_max",
+    _CPR,
     "spro/cpr/mean",
     "spro/degenerate_group_frac",
     "spro/msa/rms",
@@ -75,7 +78,8 @@ def _features(logged: Array) -> Array:
     small = 1e-3
     best = np.maximum.reduce([logged[max(0, end - WINDOW) : end].mean(axis=0) for end in range(1, len(logged) + 1, 2)])
     ratios = np.log((np.abs(now) + small) / (np.abs(first) + small))
-    return np.concatenate([now, now - before, ratios, now / (np.abs(best) + small), [np.log(now[7] + small)]])
+    cpr = np.log(now[METRICS.index(_CPR)] + small)
+    return np.concatenate([now, now - before, ratios, now / (np.abs(best) + small), [cpr]])
 
 
 def _fit(features: Array, target: Array, penalty: float = 20.0) -> Callable[[Array], Array]:
