@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from recipe.prime_v1.advantage import ordering_accuracy, outcome_correlation, prime_advantage
+from recipe.prime_v1.advantage import (
+    Options,
+    PrimeStats,
+    ordering_accuracy,
+    outcome_correlation,
+    prime_advantage_with_stats,
+)
 from recipe.prime_v1.requirements_check import LOW_PRECISION
 from recipe.prime_v1.reward_model import LOG_PROBS, NAME
 from recipe.prime_v1.settings import PrimeSettings
@@ -65,30 +72,27 @@ def compute_prime_advantage(
             raise TypeError(f"{name} is {log_probs.dtype}. {LOW_PRECISION}")
 
     outcome_rewards = row_sums(token_level_scores)
-    form: dict[str, Any] = {
-        "beta": settings.beta_train,
-        "form": settings.form,
-        "prime_granularity": settings.prime_granularity,
-        "prime_norm": settings.norm,
-    }
-    rows = (rm_log_probs, reference, response_mask, outcome_rewards, index)
-    coefficients = settings.reward_dpo_coef, settings.reward_gt_coef
-    advantages, returns = prime_advantage(
-        *rows, reward_dpo_coef=coefficients[0], reward_gt_coef=coefficients[1], **form
+    options = Options(
+        beta=settings.beta_train,
+        reward_dpo_coef=settings.reward_dpo_coef,
+        reward_gt_coef=settings.reward_gt_coef,
+        form=settings.form,
+        prime_granularity=settings.prime_granularity,
+        prime_norm=settings.norm,
     )
+    rows = (rm_log_probs, reference, response_mask, outcome_rewards, index)
+    advantages, returns, stats = prime_advantage_with_stats(*rows, options)
     record(_reward_model_metrics(*rows, settings.beta_train))
-    if all(coefficients):
-        _, outcome_part = prime_advantage(*rows, reward_dpo_coef=0.0, reward_gt_coef=coefficients[1], **form)
-        record(_process_share(returns, outcome_part))
+    if settings.reward_dpo_coef and settings.reward_gt_coef:
+        record({"prime/process_share": _process_share(stats)})
     return advantages, returns
 
 
-def _process_share(returns: torch.Tensor, outcome_part: torch.Tensor) -> dict[str, float]:
+def _process_share(stats: PrimeStats) -> float:
     """rms of the process part of the returns over that of the outcome part; 0 where there is no outcome part."""
-    whole, outcome = (x.values() if x.is_nested else x for x in (returns, outcome_part))
-    # Both are 0 at masked places, so that the count of places cancels.
-    outcome_norm = float(outcome.norm())
-    return {"prime/process_share": float((whole - outcome).norm()) / outcome_norm if outcome_norm > 0 else 0.0}
+    # Both are over the same tokens, so that their count cancels.
+    process, outcome = stats.process_square_sum, stats.outcome_square_sum
+    return math.sqrt(process / outcome) if outcome > 0 else 0.0
 
 
 def _reward_model_metrics(

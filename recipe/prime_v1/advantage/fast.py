@@ -87,6 +87,28 @@ def prime_advantage(
         TypeError: log-probs in bfloat16 or float16, or no tensor.
     """
     options = Options(beta, reward_dpo_coef, reward_gt_coef, form, prime_granularity, prime_norm)
+    inputs = (rm_log_probs, ref_log_probs, response_mask, outcome_rewards, group_ids)
+    return prime_advantage_with_stats(*inputs, options)[:2]
+
+
+@dataclass(frozen=True)
+class PrimeStats:
+    """How much of the returns each source is, over the valid tokens of a batch; each includes its coefficient."""
+
+    process_square_sum: float
+    outcome_square_sum: float
+
+
+@torch.no_grad()
+def prime_advantage_with_stats(
+    rm_log_probs: torch.Tensor,
+    ref_log_probs: torch.Tensor,
+    response_mask: torch.Tensor,
+    outcome_rewards: torch.Tensor,
+    group_ids: torch.Tensor | np.ndarray,
+    options: Options,
+) -> tuple[torch.Tensor, torch.Tensor, PrimeStats]:
+    """`prime_advantage`, and how large its two parts are: from numbers per row, without the parts themselves."""
     # Jagged tensors are a subclass in Python, whose every attribute costs microseconds while torch functions are on.
     with torch._C.DisableTorchFunctionSubclass():
         arguments = check_arguments(
@@ -119,8 +141,8 @@ class _Process:
         return cls(np.empty(rows, np.int64), np.empty(rows, np.int64), *(np.empty(rows) for _ in range(4)))
 
 
-def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and returns.
+def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torch.Tensor, PrimeStats]:
+    """Advantages and returns, and how large the parts of the returns are.
 
     Raises:
         NeedsCare: a mask that is not 0/1, or a log-ratio that is not finite or adds up to more than 1e30.
@@ -149,11 +171,13 @@ def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torc
     if options.prime_norm == "batch_norm":
         scale /= float(options.beta) * process.largest.max(initial=0.0) + NORM_EPS
     present = process.counts > 0
-    offsets = float(options.reward_gt_coef) * _leave_one_out(arguments.rewards, groups, present)
+    outcome = float(options.reward_gt_coef) * _leave_one_out(arguments.rewards, groups, present)
+    at_the_end = np.zeros(like.count)
     if kind == kernels.UPSTREAM_WHOLE:
         # The row's sum stands at its last valid token, so at each token all of it is still to come.
         sizes = np.bincount(groups.index[present], minlength=len(groups))[groups.index]
-        offsets += scale * process.totals * np.where(sizes > 1, sizes / np.maximum(sizes - 1, 1), 1.0)
+        at_the_end = scale * process.totals * np.where(sizes > 1, sizes / np.maximum(sizes - 1, 1), 1.0)
+    offsets = outcome + at_the_end
     mean, inverse_std = _whitening(process, scale, offsets)
     white = (inverse_std * scale, inverse_std * (offsets - mean))
 
@@ -163,7 +187,12 @@ def _compute(arguments: Arguments, options: Options) -> tuple[torch.Tensor, torc
         )
 
     in_threads(lengths, finish)
-    return _on_device(advantage_rows, advantages), _on_device(return_rows, returns)
+    stats = PrimeStats(
+        float((scale**2 * process.squares + 2 * scale * at_the_end * process.sums).sum())
+        + float((process.counts * at_the_end**2).sum()),
+        float((process.counts * outcome**2).sum()),
+    )
+    return _on_device(advantage_rows, advantages), _on_device(return_rows, returns), stats
 
 
 def _leave_one_out(rewards: np.ndarray, groups: Groups, present: np.ndarray) -> np.ndarray:

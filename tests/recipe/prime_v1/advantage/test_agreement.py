@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from recipe.prime_v1.advantage import prime_advantage, prime_advantage_naive
+from recipe.prime_v1.advantage import (
+    Options,
+    prime_advantage,
+    prime_advantage_naive,
+    prime_advantage_with_stats,
+)
 from tests.recipe.prime_v1.advantage.batches import FORMS, prime_batch
 from tests.recipe.spro.advantage.batches import as_uids, jagged
 
@@ -35,6 +40,23 @@ def test_fast_equals_oracle(T: int, form: dict[str, Any]) -> None:
         beta = (0.05, 1.0)[seed % 2]
         coefs = [(5.0, 5.0), (0.0, 5.0), (5.0, 0.0), (1.0, 0.3)][seed % 4]
         assert_agree(batch, beta=beta, reward_dpo_coef=coefs[0], reward_gt_coef=coefs[1], **form)
+
+
+@every_form
+@pytest.mark.parametrize("T", [1, 5, 130])
+def test_the_parts_are_as_large_as_the_oracles(T: int, form: dict[str, Any]) -> None:
+    coefs: dict[str, Any] = {"reward_dpo_coef": 2.0, "reward_gt_coef": 0.3}
+    for seed in range(8):
+        batch = prime_batch(seed, T, holes=seed % 3 != 0)
+        advantages, returns, stats = prime_advantage_with_stats(**batch, options=Options(**coefs, **form))
+        for one, other in zip((advantages, returns), prime_advantage(**batch, **coefs, **form), strict=True):
+            assert torch.equal(one, other)
+        process, outcome = (
+            float((prime_advantage_naive(**batch, **coefs | {other: 0.0}, **form)[1] ** 2).sum())
+            for other in ("reward_gt_coef", "reward_dpo_coef")
+        )
+        assert stats.process_square_sum == pytest.approx(process, rel=1e-9, abs=1e-12)
+        assert stats.outcome_square_sum == pytest.approx(outcome, rel=1e-9, abs=1e-12)
 
 
 @every_form
