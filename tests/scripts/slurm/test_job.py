@@ -114,6 +114,15 @@ def test_attempts_are_limited(slurm: LocalSlurm, tmp_path: Path) -> None:
     assert "MAX_ATTEMPTS=2" in (tmp_path / "logs" / "latest" / "job.log").read_text()
 
 
+def test_a_job_that_slurm_does_not_requeue_ends_and_says_how_to_go_on(slurm: LocalSlurm, tmp_path: Path) -> None:
+    job = submit(slurm, tmp_path, f"{UNTIL_ASKED}\nexit 75", FOLDER=str(tmp_path), SBATCH_NO_REQUEUE="1")
+    wait(slurm, job, lambda _: (tmp_path / "started-0").exists())
+    slurm.ask("scancel", "--signal=USR1", "--batch", job)
+    state = wait(slurm, job, over)
+    assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("FAILED", "75:0", "0")
+    assert "sbatch the same command to go on" in (tmp_path / "logs" / "latest" / "job.log").read_text()
+
+
 def test_a_cancelled_run_stays_cancelled(slurm: LocalSlurm, tmp_path: Path) -> None:
     job = submit(slurm, tmp_path, 'touch "$FOLDER/started"; sleep 300', FOLDER=str(tmp_path))
     wait(slurm, job, lambda _: (tmp_path / "started").exists())
