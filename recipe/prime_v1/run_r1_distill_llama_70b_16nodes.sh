@@ -36,11 +36,11 @@ ENGINE=${ENGINE:-megatron}
 # Ours: tensor parallel inside a node, four stages; the rest, 4, is data parallel
 TP=${TP:-8}
 PP=${PP:-4}
-# Ours: one sequence at a time
-MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-$((MAX_PROMPT + MAX_RESPONSE))}
 ROLLOUT_TP=${ROLLOUT_TP:-8}
 OFFLOAD=${OFFLOAD:-True}
 GPU_MEMORY_UTILIZATION=${GPU_MEMORY_UTILIZATION:-0.6}
+# Ours: one sequence at a time
+MAX_TOKENS_PER_GPU=${MAX_TOKENS_PER_GPU:-$((MAX_PROMPT + MAX_RESPONSE))}
 # ---- end of the user block; what it leaves out is in launch/common.sh
 
 # shellcheck source=/dev/null

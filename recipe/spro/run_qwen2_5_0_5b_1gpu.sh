@@ -20,7 +20,7 @@ VAL_FILES=${VAL_FILES:-$DATA/gsm8k_test.parquet}
 # Ours: a quarter of PRIME's, for one GPU
 PROMPTS=${PROMPTS:-64}
 MINI_PROMPTS=${MINI_PROMPTS:-64}
-# Responses to a prompt. Ours
+# Responses to a prompt. Ours; PRIME: 4
 RESPONSES=${RESPONSES:-8}
 # Ours: GSM8K's answers are short
 MAX_PROMPT=${MAX_PROMPT:-512}

@@ -30,7 +30,7 @@ LR=${LR:-5e-7}
 NNODES=${NNODES:-4}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 ENGINE=${ENGINE:-megatron}
-# Ours: tensor parallel inside a node; the rest, 2 or more, is data parallel
+# Ours: tensor parallel inside a node, two stages; the rest, 2, is data parallel
 TP=${TP:-8}
 PP=${PP:-2}
 ROLLOUT_TP=${ROLLOUT_TP:-4}

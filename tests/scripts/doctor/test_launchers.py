@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_its_form(path: Path) -> None:
     assert "set -euo pipefail" in lines
     assert lines[-1] == LAST_LINE
     assert path.stat().st_mode & 0o111, "not executable"
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_primes_launcher_differs_where_prime_does(name: str) -> None:
+    def user_block(recipe: str) -> list[tuple[str, str]]:
+        text = (ROOT / "recipe" / recipe / f"{name}.sh").read_text()
+        pairs = re.findall(r"^(\w+)=\$\{\1:-(.*)\}$", text, re.MULTILINE)
+        return [(key, value) for key, value in pairs if key not in ("METHOD", "RESPONSES", "RM_LR")]
+
+    assert user_block("prime_v1") == user_block("spro")
+    assert len(user_block("spro")) > 10
 
 
 def test_what_is_behind_a_launcher_wins(monkeypatch: pytest.MonkeyPatch) -> None:
