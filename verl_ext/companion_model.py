@@ -132,9 +132,10 @@ def _take_groups(original: Callable[..., Any]) -> Callable[..., Any]:
     def spawn(self: Any, prefix_set: Any) -> Any:
         groups = original(self, prefix_set)
         setup = _setting_up.get()
-        for companion in list(setup.waiting) if setup is not None else ():
+        if setup is None:
+            return groups
+        for companion in list(setup.waiting):
             if companion.name in groups:
-                assert setup is not None
                 group = groups[companion.name]
                 # Here, as verl's critic: before the rollout engine looks how much memory is left.
                 group.reset()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 from verl_ext.notices import warn
 from verl_ext.patching import on_import, target, wrap
-from verl_ext.tracking import metrics_path, read_rows
+from verl_ext.tracking import history_of, read_rows
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 _LOCK = ".verl_ext.lock"
@@ -72,11 +71,9 @@ def align_history(directory: Path, metrics: Path | None) -> int | None:
                 print(f"step {latest} was saved but not logged; it is done again from step {earlier[-1]}.")
                 latest = earlier[-1]
             else:
-                print(
-                    f"warning: {metrics} ends at step {logged}, the checkpoint is of step {latest}: "
-                    "the history will have a gap. To redo the steps keep more checkpoints "
-                    "(trainer.max_actor_ckpt_to_keep=2).",
-                    file=sys.stderr,
+                warn(
+                    f"{metrics} ends at step {logged}, the checkpoint is of step {latest}: the history will have a "
+                    "gap. To redo the steps keep more checkpoints (trainer.max_actor_ckpt_to_keep=2)."
                 )
     if written != str(latest):
         # Renamed into place, unlike verl's own write: a kill leaves the old step or the new one.
@@ -90,10 +87,7 @@ def align(config: Any) -> int | None:
     """`align_history` for a run's configuration; only ``trainer.resume_mode=auto`` is touched."""
     if config.trainer.resume_mode != "auto":
         return None
-    loggers = config.trainer.logger
-    keeps_file = "file" in ([loggers] if isinstance(loggers, str) else list(loggers))
-    metrics = Path(metrics_path(config.trainer.project_name, config.trainer.experiment_name)) if keeps_file else None
-    return align_history(Path(config.trainer.default_local_dir), metrics)
+    return align_history(Path(config.trainer.default_local_dir), history_of(config))
 
 
 def resumed_folder(trainer: Any) -> Path:

@@ -43,11 +43,11 @@ def check(config: Any) -> None:
 def _check_choice(source: str, verifier: str, has_user_function: bool) -> None:
     from verl_ext.rewards.routing import VERIFIERS
 
-    key = f"reward.reward_kwargs.sources.{source}={verifier!r}"
+    given = f"reward.reward_kwargs.sources.{source}={verifier!r}"
     if verifier not in VERIFIERS:
-        raise ConfigError(f"{key}: must be one of {', '.join(VERIFIERS)}.")
+        raise ConfigError(f"{given}: must be one of {', '.join(VERIFIERS)}.")
     if verifier == "user" and not has_user_function:
-        raise ConfigError(f"{key}: there is no such function. Name its file: reward.custom_reward_function.path=FILE")
+        raise ConfigError(f"{given}: there is no such function. Name its file: reward.custom_reward_function.path=FILE")
 
 
 def _check_sandbox() -> None:

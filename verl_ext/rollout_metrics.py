@@ -19,8 +19,11 @@ _PREFIX = "rollout_corr/"
 # How the metrics of parts make those of the whole.
 _OVER_TOKENS = frozenset({"kl", "k3_kl", "chi2_token"})
 _OVER_ROWS = frozenset(
-    {"training_ppl", "training_log_ppl", "rollout_ppl", "rollout_log_ppl", "log_ppl_diff", "log_ppl_abs_diff"}
-) | {"ppl_ratio", "chi2_seq"}
+    {
+        *("training_ppl", "training_log_ppl", "rollout_ppl", "rollout_log_ppl"),
+        *("log_ppl_diff", "log_ppl_abs_diff", "ppl_ratio", "chi2_seq"),
+    }
+)
 _EXTREMES = {"log_ppl_diff_max": max, "log_ppl_diff_min": min}
 
 # Places of a padded part: 16 MiB of float32.

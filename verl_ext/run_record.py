@@ -23,7 +23,7 @@ from typing import Any
 
 from verl_ext.config_checks import VALIDATE_CONFIG_IN
 from verl_ext.patching import on_import, wrap
-from verl_ext.tracking import metrics_path
+from verl_ext.tracking import history_of
 
 # What changes results or speed; those that are not installed are left out.
 PACKAGES = (
@@ -151,13 +151,8 @@ def _task_overrides() -> list[str] | None:
 
 
 def _record(config: Any) -> None:
-    from omegaconf import OmegaConf
-
-    loggers = OmegaConf.select(config, "trainer.logger") or []
-    if "file" not in ([loggers] if isinstance(loggers, str) else loggers):
-        return
-    metrics = metrics_path(config.trainer.project_name, config.trainer.experiment_name)
-    append(record_path(metrics), provenance(config, _task_overrides()))
+    if (metrics := history_of(config)) is not None:
+        append(record_path(metrics), provenance(config, _task_overrides()))
 
 
 def _record_when_valid(original: Callable[..., None]) -> Callable[..., None]:

@@ -26,7 +26,7 @@ from typing import Any
 from verl_ext.notices import warn
 from verl_ext.patching import on_import, target, wrap
 from verl_ext.resume import resumed_folder
-from verl_ext.tracking import metrics_path, read_rows
+from verl_ext.tracking import history_of, read_rows
 
 Rows = list[tuple[int, dict[str, float]]]
 
@@ -133,9 +133,8 @@ def _rows_before(trainer: Any, watch: StepWatch) -> Rows:
     kept = resumed_folder(trainer) / f"{watch.name}.json"
     if kept.exists():
         return [(step, row) for step, row in json.loads(kept.read_text())]
-    settings = trainer.config.trainer
-    history = Path(metrics_path(settings.project_name, settings.experiment_name))
-    if "file" in settings.logger and history.exists():
+    history = history_of(trainer.config)
+    if history is not None and history.exists():
         found = {row["step"]: _numbers(watch, row["data"]) for row in read_rows(history)[0]}
         return [(step, found[step]) for step in sorted(found) if 0 < step <= trainer.global_steps]
     warn(f"{kept} is not there, and no metrics file: {watch.name} starts anew at this step.")

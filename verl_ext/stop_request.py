@@ -15,7 +15,7 @@ from typing import Any
 
 from verl_ext import config_checks, step_watch
 from verl_ext.config_checks import ConfigError
-from verl_ext.step_watch import EndRun, Rows, StepWatch, save_checkpoint
+from verl_ext.step_watch import EndRun, StepWatch, save_checkpoint
 
 VARIABLE = "VERL_EXT_STOP_FILE"
 
@@ -36,9 +36,6 @@ class StopWatch(StepWatch):
 
     def __init__(self, stop_file: Path) -> None:
         self.stop_file = stop_file
-
-    def resume(self, trainer: Any, rows: Rows) -> None:
-        """Nothing to take in: a request is of one process."""
 
     def watch(self, trainer: Any, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Adds no metrics."""

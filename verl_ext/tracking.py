@@ -128,6 +128,19 @@ def metrics_path(project_name: str, experiment_name: str) -> str:
     return os.path.join(root, project_name, f"{experiment_name}.jsonl")
 
 
+def trackers_of(config: Any) -> list[str]:
+    """`trainer.logger` of verl's whole config, which may be one name or a list of them."""
+    loggers = config.trainer.get("logger", None) or []
+    return [loggers] if isinstance(loggers, str) else list(loggers)
+
+
+def history_of(config: Any) -> Path | None:
+    """The metrics JSONL of a run of this config, there or not; None for a run without the file tracker."""
+    if "file" not in trackers_of(config):
+        return None
+    return Path(metrics_path(config.trainer.project_name, config.trainer.experiment_name))
+
+
 def _file_init(original: Callable[..., None]) -> Callable[..., None]:
     # Not called: it truncates the file.
     del original

@@ -13,6 +13,7 @@ from recipe.spro.settings import SettingsError, SproSettings, asks_for_dumps
 from verl_ext import log_prob_gate
 from verl_ext.config_checks import ConfigError
 from verl_ext.reference_weights import Schedule
+from verl_ext.tracking import trackers_of
 from verl_ext.tracking_images import BACKENDS
 from verl_ext.trainer_modes import is_v1, mode_of
 
@@ -122,8 +123,7 @@ def _check_dump(config: Any) -> None:
             f"{key}.every={dump.every}: a dump compares the policy with a reference policy, and this run has none. "
             f"Switch it on without a KL penalty: {REFERENCE_OVERRIDES}; or set {key}.every=null"
         )
-    loggers = config.trainer.logger
-    tracked = set(BACKENDS) & set([loggers] if isinstance(loggers, str) else loggers)
+    tracked = set(BACKENDS) & set(trackers_of(config))
     if dump.images and tracked and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             f"{key}.images=true draws into {', '.join(sorted(tracked))} with matplotlib, which is not installed: "

@@ -32,6 +32,7 @@ from verl_ext.estimator_context import last_outputs, sessions_of
 from verl_ext.reward_metrics import infos_of
 from verl_ext.run_record import versions
 from verl_ext.step_observers import TrainedStep
+from verl_ext.tracking import trackers_of
 from verl_ext.tracking_images import BACKENDS, record_image
 
 logger = logging.getLogger(__name__)
@@ -114,8 +115,7 @@ class Dumps:
         self._draw(step, settings, folder, dump, stats)
 
     def _draw(self, step: TrainedStep, settings: SproSettings, folder: Path, dump: Dump, stats: StepStats) -> None:
-        loggers = step.config.trainer.logger
-        if not settings.dump.images or not set(BACKENDS) & set([loggers] if isinstance(loggers, str) else loggers):
+        if not settings.dump.images or not set(BACKENDS) & set(trackers_of(step.config)):
             return
         if self._spent > MAX_TIME_FRAC * (self._clock() - self._begin):
             return
