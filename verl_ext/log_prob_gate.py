@@ -44,6 +44,7 @@ from verl_ext import config_checks
 from verl_ext.config_checks import ConfigError
 from verl_ext.patching import on_import, target, wrap
 from verl_ext.settings_group import SettingsGroup, is_number
+from verl_ext.trainer_modes import is_v1, mode_of
 
 if TYPE_CHECKING:
     import torch
@@ -106,8 +107,11 @@ def check(config: Any) -> None:
         value = OmegaConf.select(config, key)
         raise ConfigError(f"{key}={value}: {GROUP} {why}. Set {fix}, or switch the gate off: {OFF}")
 
-    if not config.trainer.get("use_v1", True):
-        refuse("trainer.use_v1", "acts in verl's V1 trainers", "trainer.use_v1=True")
+    if not is_v1(config):
+        raise ConfigError(
+            f"{GROUP}.enable=true: the gate acts in verl's V1 trainers, and {mode_of(config)} is none of them. "
+            f"Set {OFF}, or use verl.trainer.main_ppo with trainer.use_v1=True"
+        )
     if config.trainer.v1.trainer_mode != "sync":
         why = "compares engines, and a response of this mode may be written by several versions of the policy"
         refuse("trainer.v1.trainer_mode", why, "trainer.v1.trainer_mode=sync")

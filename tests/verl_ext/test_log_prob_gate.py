@@ -181,7 +181,6 @@ def test_the_recipes_defaults_are_the_dataclasss() -> None:
 
 
 FAULTS = [
-    ("trainer.use_v1=False", "acts in verl's V1 trainers"),
     ("trainer.v1.trainer_mode=colocate_async", "several versions of the policy"),
     (f"{BYPASS}=True", "decides at each step"),
     ("algorithm.rollout_correction.rollout_is=token", "nothing to correct"),
@@ -199,6 +198,23 @@ def test_refused_with_the_override_that_mends_it(fault: str, why: str) -> None:
     assert why in message
     check(composed(*ON, fault, *overrides_after("Set ", message)))
     check(composed(*ON, fault, *overrides_after("switch the gate off: ", message)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "mode"),
+    [
+        ("trainer.use_v1=False", "the old trainer"),
+        ("+rollout={}", "one_step_off"),
+        ("+async_training={}", "fully_async"),
+    ],
+)
+def test_a_trainer_that_has_no_gate_is_refused(fault: str, mode: str) -> None:
+    message = refused(fault)
+    wanted = f"algorithm.log_prob_gate.enable=true: the gate acts in verl's V1 trainers, and {mode} is none of them"
+    assert message.startswith(wanted)
+    check(composed(*ON, fault, *overrides_after("Set ", message)))
+    if fault.startswith("trainer."):
+        check(composed(*ON, fault, *overrides_after("verl.trainer.main_ppo with ", message)))
 
 
 def test_raw_log_probs_at_another_temperature_are_refused() -> None:
