@@ -52,10 +52,8 @@ def _cells(
     assert shown is not None
     average = share(sampled.accuracy) if sampled else Cell(NONE)
     if sampled and average.text != NONE:
-        k = Cell(
-            f"{average.text}", "; ".join(filter(None, (f"k = {sampled.responses // sampled.problems}", average.sub)))
-        )
-        average = k
+        k = f"k = {sampled.responses // sampled.problems}"
+        average = Cell(average.text, "; ".join(filter(None, (k, average.sub))))
     return [
         Cell(f"{problems:,}"),
         share(greedy.accuracy if greedy else None),
