@@ -9,13 +9,14 @@ rollout (batched sampling with a cache), the forward passes and the update, whic
 80 steps takes half a minute instead of minutes. It is evidence about the mathematics, never about the system; what was
 checked against runs through verl is in docs/studies.md.
 
-A run is told by the variables of `run.sh` (METHOD, BETA, LR, SEED, STEPS, HELDOUT_N, TEST_FREQ, OUT, ROOT) and leaves
-what it leaves, ``OUT/metrics.jsonl`` and ``OUT/run.json``. It does not resume: one that was interrupted is made anew. A
-file of cells is a list of ``{"environment": {...}, "overrides": [...]}``. SNAPSHOTS=N keeps the policy every N steps
-(``OUT/snapshots/step-000020``, in the Hugging Face form). UNTIL_DECIDED=1 lets what becomes of a run say how long it
-is: it ends early after `LOST_FOR` evaluations in a row below `LOST` of its best accuracy, and goes on, to twice STEPS
-at most, while it is below `WELL` of it. ``algorithm.spro.guard.action=bound`` acts as through verl; ``warn`` says
-nothing here (`python -m scripts.guard replay` says it of any run), and there are no checkpoints to ``stop`` at.
+A run is told by the variables of `run.sh` (METHOD, BETA, LR, RM_LR, SEED, STEPS, HELDOUT_N, TEST_FREQ, OUT, ROOT) and
+leaves what it leaves, ``OUT/metrics.jsonl`` and ``OUT/run.json``. It does not resume: one that was interrupted is made
+anew. A file of cells is a list of ``{"environment": {...}, "overrides": [...]}``. SNAPSHOTS=N keeps the policy every N
+steps (``OUT/snapshots/step-000020``, in the Hugging Face form). UNTIL_DECIDED=1 lets what becomes of a run say how long
+it is: it ends early after `LOST_FOR` evaluations in a row below `LOST` of its best accuracy, and goes on, to twice
+STEPS at most, while it is below `WELL` of it. ``algorithm.spro.guard.action=bound`` acts as through verl; ``warn`` says
+nothing here (`python -m scripts.guard replay` says it of any run), and there are no checkpoints to ``stop`` at. What
+PRIME has besides is in inprocess_prime.py.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config.optimizer import build_optimizer
 
-from examples.arithmetic import settings
+from examples.arithmetic import inprocess_prime, settings
+from examples.arithmetic.inprocess_prime import Prime
 from examples.arithmetic.make_data import make_data
 from examples.arithmetic.make_model import MAX_NEW_TOKENS, make_base, prompt_ids
-from examples.arithmetic.sampling import Responses, log_probs, sample
+from examples.arithmetic.sampling import Responses, Rollout, log_probs, sample
 from examples.arithmetic.scoring import scorer_of
+from recipe.prime_v1.reward_model import NAME as REWARD_MODEL
 from recipe.spro.guard_watch import GuardWatch, make_watch
 from recipe.spro.requirements_check import ESTIMATORS, reference_schedule
 from verl_ext import estimator_metrics, estimator_state
@@ -73,6 +76,7 @@ DEFAULTS = {
     "METHOD": "spro",
     "BETA": "",
     "LR": "1e-4",
+    "RM_LR": "",
     "SEED": "0",
     "STEPS": "80",
     "HELDOUT_N": "1000",
@@ -98,6 +102,9 @@ def overrides_of(environment: dict[str, str]) -> list[str]:
     of_method = [f"+method={environment['METHOD']}"]
     if environment["BETA"]:
         of_method.append(f"algorithm.spro.beta={environment['BETA']}")
+    rm_lr = settings.reward_model_lr(environment)
+    if rm_lr is not None:
+        of_method.append(f"algorithm.prime.optim.lr={rm_lr}")
     return [
         "+stack=cpu",
         *of_method,
@@ -146,7 +153,7 @@ def _brake(config: Any) -> GuardWatch | None:
 
 # What the loop takes for granted. A setting that it would pass over in silence is refused.
 _DONE: dict[str, tuple[Any, ...]] = {
-    "algorithm.adv_estimator": ("grpo", "rloo", "reinforce_plus_plus", *ESTIMATORS),
+    "algorithm.adv_estimator": ("grpo", "rloo", "reinforce_plus_plus", "prime", *ESTIMATORS),
     "algorithm.filter_groups.enable": (None, False),
     "algorithm.kl_ctrl.kl_coef": (0,),
     "algorithm.spro.guard.action": (None, "warn", "bound", "off", False),
@@ -158,6 +165,7 @@ _DONE: dict[str, tuple[Any, ...]] = {
     "actor_rollout_ref.rollout.top_p": (1,),
     "actor_rollout_ref.rollout.top_k": (-1,),
     "trainer.use_v1": (True,),
+    **inprocess_prime.DONE,
 }
 
 
@@ -168,6 +176,7 @@ class Loop:
     Attributes:
         config: composed.
         policy, reference: the same weights at first; no reference where the configuration has none.
+        prime: PRIME's reward model and band; None for other methods.
     """
 
     config: Any
@@ -186,10 +195,11 @@ class Loop:
         self.score = scorer_of(self.config)
         self.schedule = reference_schedule(self.config)
         self.guard = _brake(self.config)
+        self.prime = Prime(self.config, self._loaded) if self.config.algorithm.adv_estimator == "prime" else None
         self._order = self._rows_in_order()
 
-    def _loaded(self) -> Any:
-        path = self.config.actor_rollout_ref.model.path
+    def _loaded(self, path: str | None = None) -> Any:
+        path = path or self.config.actor_rollout_ref.model.path
         return Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
 
     def _rows_in_order(self) -> Iterator[int]:
@@ -228,8 +238,22 @@ class Loop:
     def _longest(self) -> int:
         return self.config.data.max_response_length
 
+    def _generate(self, prompts: int) -> Rollout:
+        """Responses to the next so many prompts, scored."""
+        rollout = self.config.actor_rollout_ref.rollout
+        rows = self.train.iloc[[next(self._order) for _ in range(prompts)]]
+        responses = sample(
+            self.policy,
+            self._prompts(rows).repeat_interleave(rollout.n, dim=0),
+            max_new_tokens=self._longest,
+            temperature=rollout.temperature,
+            generator=self.generator,
+        )
+        scored = [self.score(rows.iloc[index // rollout.n], text) for index, text in enumerate(self._texts(responses))]
+        return Rollout(responses, scored, rollout.n, self.policy.generation_config.pad_token_id)
+
     def step(self, number: int) -> dict[str, float]:
-        """One training step: sample, score, log-probs, advantage, one update; returns its metrics."""
+        """One training step: sample, score, log-probs, advantage, update; returns its metrics."""
         began = time.perf_counter()
         timing = {}
 
@@ -239,24 +263,23 @@ class Loop:
             yield
             timing[f"timing_s/{name}"] = time.perf_counter() - start
 
-        n, prompts_per_step = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
-        rows = self.train.iloc[[next(self._order) for _ in range(prompts_per_step)]]
+        n, size = self.config.actor_rollout_ref.rollout.n, self.config.data.train_batch_size
+        metrics: dict[str, Any] = {}
         with timed("gen"):
-            prompts = self._prompts(rows).repeat_interleave(n, dim=0)
-            responses = sample(
-                self.policy,
-                prompts,
-                max_new_tokens=self._longest,
-                temperature=self.config.actor_rollout_ref.rollout.temperature,
-                generator=self.generator,
-            )
-            scored = [self.score(rows.iloc[index // n], text) for index, text in enumerate(self._texts(responses))]
+            if self.prime is None:
+                rollout = self._generate(size)
+            else:
+                rollout, metrics = self.prime.rollout(self._generate)
+        responses, scored = rollout.responses, rollout.scored
         with timed("old_log_prob"), torch.no_grad():
             old_log_probs, entropy = self._log_probs(self.policy, responses, with_entropy=True)
         batch = self._batch(responses, old_log_probs, [score for score, _ in scored], n)
         if self.reference is not None:
             with timed("ref"), torch.no_grad():
                 batch.batch["ref_log_prob"] = self._log_probs(self.reference, responses)[0]
+        if self.prime is not None:
+            with timed(REWARD_MODEL):
+                metrics |= self.prime.before_advantage(responses, batch)
         with timed("adv"), at_step(number):
             algorithm = self.config.algorithm
             batch = compute_advantage(
@@ -269,7 +292,7 @@ class Loop:
                 config=algorithm,
             )
         with timed("update_actor"):
-            metrics = self._update(responses, batch)
+            metrics |= self._update(responses, batch)
         # A schedule without a reference is refused before (recipe.spro.requirements_check).
         if self.reference is not None and self.schedule is not None and is_due(self.schedule, number):
             apart = update_(self.reference.parameters(), self.policy.parameters(), self.schedule.decay)
@@ -281,7 +304,7 @@ class Loop:
         for name in scored[0][1]:
             metrics[f"reward/{name}/mean"] = float(np.mean([extra[name] for _, extra in scored]))
         metrics |= timing | {"timing_s/step": time.perf_counter() - began, "training/global_step": number}
-        metrics["perf/total_num_tokens"] = int(mask.sum()) + prompts.numel()
+        metrics["perf/total_num_tokens"] = int(mask.sum()) + len(mask) * responses.prompt_length
         numbers = {name: float(value) for name, value in metrics.items()}
         if self.guard is not None:
             numbers |= self.guard.watch(self, number, numbers)
@@ -312,7 +335,7 @@ class Loop:
         size = config.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
         for start in range(0, len(batch), size):
             part = slice(start, start + size)
-            chosen = Responses(responses.ids[part], responses.prompt_length, responses.mask[part])
+            chosen = responses.rows(part)
             mask = chosen.mask.bool()
             current, entropy = self._log_probs(self.policy, chosen, with_entropy=config.entropy_coeff != 0)
             loss, metrics = get_policy_loss_fn(config.policy_loss.get("loss_mode", "vanilla"))(

@@ -5,6 +5,7 @@ Legend: B responses, P tokens of a prompt, T positions of a response, V vocabula
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,48 @@ class Responses:
     def tokens(self) -> torch.Tensor:
         """(B, T) ids of the responses."""
         return self.ids[:, self.prompt_length :]
+
+    def rows(self, part: slice) -> Responses:
+        """Those rows."""
+        return Responses(self.ids[part], self.prompt_length, self.mask[part])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses with what they scored.
+
+    Attributes:
+        responses: (B, T), those of a prompt side by side.
+        scored: of each response its score, and other numbers to log the mean of.
+        n: responses to a prompt.
+        pad: id of the token that fills up on the right.
+    """
+
+    responses: Responses
+    scored: list[tuple[float, dict[str, float]]]
+    n: int
+    pad: int
+
+    def groups(self) -> Iterator[Rollout]:
+        """Each prompt by itself."""
+        for start in range(0, len(self.scored), self.n):
+            part = slice(start, start + self.n)
+            yield Rollout(self.responses.rows(part), self.scored[part], self.n, self.pad)
+
+
+def joined(parts: Sequence[Rollout]) -> Rollout:
+    """Rollouts one below the other, T that of the longest response in any; there is at least one."""
+    first = parts[0]
+    longest = max(int(part.responses.mask.sum(-1).max()) for part in parts)
+
+    def widened(rows: torch.Tensor, width: int, filler: int) -> torch.Tensor:
+        return torch.nn.functional.pad(rows[:, :width], (0, max(width - rows.shape[1], 0)), value=filler)
+
+    width = first.responses.prompt_length + longest
+    ids = torch.cat([widened(part.responses.ids, width, first.pad) for part in parts])
+    mask = torch.cat([widened(part.responses.mask, longest, 0) for part in parts])
+    scored = [one for part in parts for one in part.scored]
+    return Rollout(Responses(ids, first.responses.prompt_length, mask), scored, first.n, first.pad)
 
 
 @torch.no_grad()

@@ -55,6 +55,20 @@ def beta_of(method: str, asked: str) -> float | None:
     return float(asked or OmegaConf.select(config, "algorithm.spro.beta", default=SproSettings().beta))
 
 
+def reward_model_lr(environment: dict[str, str]) -> float | None:
+    """The learning rate of PRIME's reward model: RM_LR, else upstream's ratio to LR; None for other methods.
+
+    Raises:
+        ValueError: RM_LR for a method without a reward model, or that is no number.
+    """
+    method, asked = environment["METHOD"], environment.get("RM_LR", "")
+    if method == "prime":
+        return float(asked or _RM_LR_RATIO * float(environment["LR"]))
+    if asked:
+        raise ValueError(f"RM_LR={asked}: METHOD={method} has no reward model; leave RM_LR empty")
+    return None
+
+
 def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, object]:
     """What tells one run from another.
 
@@ -64,21 +78,19 @@ def settings(environment: dict[str, str], overrides: list[str]) -> dict[str, obj
     for override in overrides:
         if variable := _OF_THE_ENVIRONMENT.get(override.lstrip("+").partition("=")[0]):
             raise ValueError(f"{override}: set {variable}= in the environment instead, which the run is told by")
-    method, lr, rm_lr = environment["METHOD"], float(environment["LR"]), environment.get("RM_LR", "")
+    method, rm_lr = environment["METHOD"], reward_model_lr(environment)
     found: dict[str, object] = {
         "method": method,
         "beta": beta_of(method, environment.get("BETA", "")),
-        "lr": lr,
+        "lr": float(environment["LR"]),
         "seed": int(environment["SEED"]),
         "steps": int(environment["STEPS"]),
         "heldout_n": int(environment["HELDOUT_N"]),
         "ranks": int(environment["RANKS"]),
         "overrides": overrides,
     }
-    if method == "prime":
-        found["rm_lr"] = float(rm_lr or _RM_LR_RATIO * lr)
-    elif rm_lr:
-        raise ValueError(f"RM_LR={rm_lr}: METHOD={method} has no reward model; leave RM_LR empty")
+    if rm_lr is not None:
+        found["rm_lr"] = rm_lr
     if (nodes := int(environment.get("NNODES", "1"))) != 1:
         found["nodes"] = nodes
     return found

@@ -24,7 +24,7 @@ def _applies(config: Any) -> bool:
     return config.algorithm.adv_estimator == "prime"
 
 
-def _mini_batch_rows(config: Any) -> int:
+def mini_batch_rows(config: Any) -> int:
     """Rows of one update of the reward model, over all ranks."""
     prompts = _settings(config).mini_batch_size or config.actor_rollout_ref.actor.ppo_mini_batch_size
     return prompts * config.actor_rollout_ref.rollout.n
@@ -91,14 +91,18 @@ def _with_info(batch: Any, **info: Any) -> Any:
     return KVBatchMeta(keys=batch.keys, tags=batch.tags, partition_id=batch.partition_id, extra_info=info)
 
 
-def _check_outcomes(batch: Any) -> None:
-    """Raise ValueError unless every outcome is a probability, as cross-entropy needs it."""
+def _outcomes(batch: Any) -> Any:
+    """(B,) the outcomes of a batch in the TransferQueue."""
     import torch
     import transfer_queue
 
     where = {"keys": batch.keys, "partition_id": batch.partition_id}
     scores = transfer_queue.kv_batch_get(**where, select_fields=["rm_scores"])["rm_scores"]
-    outcomes = torch.stack([row.sum() for row in scores.unbind()])
+    return torch.stack([row.sum() for row in scores.unbind()])
+
+
+def check_outcomes(outcomes: Any) -> None:
+    """Raise ValueError unless every outcome, (B,), is a probability, as cross-entropy needs it."""
     bad = ~((outcomes >= 0) & (outcomes <= 1))
     if bad.any():
         row = int(bad.nonzero()[0])
@@ -113,7 +117,7 @@ def _train(trainer: Any, group: Any, batch: Any, metrics: dict[str, Any]) -> Non
     from verl.utils.metric import reduce_metrics
 
     config = trainer.config
-    rows = _mini_batch_rows(config)
+    rows = mini_batch_rows(config)
     output = group.train_mini_batch(
         _with_info(
             batch,
@@ -148,7 +152,7 @@ def _score(trainer: Any, group: Any, batch: Any) -> None:
 
 
 def _before_advantage(trainer: Any, group: Any, batch: Any, metrics: dict[str, Any]) -> None:
-    _check_outcomes(batch)
+    check_outcomes(_outcomes(batch))
     if _settings(trainer.config).update == "before":
         _train(trainer, group, batch, metrics)
         _score(trainer, group, batch)
@@ -163,5 +167,5 @@ COMPANION = Companion(
     worker_config=worker_config,
     loss=_loss,
     before_advantage=_before_advantage,
-    batch_multiple=_mini_batch_rows,
+    batch_multiple=mini_batch_rows,
 )

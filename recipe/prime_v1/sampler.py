@@ -1,83 +1,20 @@
-"""PRIME's accuracy band with oversampling, as verl's replay buffer for `trainer.v1.sampler.custom_sampler`.
+"""PRIME's accuracy band (see `band`) as verl's replay buffer for `trainer.v1.sampler.custom_sampler`.
 
-A batch prefers prompts whose mean outcome lies in the band and none of whose responses were cut off. As long as they
-do not fill it, more prompts are generated, up to ``oversample_factor`` times the batch; then the best of the others
-fill it up. verl's own group filter (`algorithm.filter_groups`) throws others away at once and goes on until enough
-are found, so its loop cannot be reused; its bookkeeping is.
+verl's own group filter (`algorithm.filter_groups`) throws others away at once and goes on until enough are found, so
+its loop cannot be reused; its bookkeeping is.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import transfer_queue
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.skip import SkipManager
 
-# Of a mean outcome: means of float32 scores may miss a bound by rounding.
-_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class Band:
-    """Which groups a batch prefers; the names are those of `algorithm.prime`."""
-
-    filter_accuracy: bool = True
-    accuracy_lower_bound: float = 0.2
-    accuracy_upper_bound: float = 0.8
-    filter_truncate: bool = True
-    oversample_factor: float = 4.0
-    max_response_length: int = 0
-
-    @property
-    def filters(self) -> bool:
-        return self.filter_accuracy or self.filter_truncate
-
-    def rank(self, outcomes: list[float], response_lengths: list[int]) -> tuple[float, bool]:
-        """How far a group is from what is preferred; (0.0, False) is what is preferred.
-
-        Args:
-            outcomes: of its responses; none at all is the worst group.
-            response_lengths: of its responses, in tokens.
-        """
-        if not outcomes:
-            return math.inf, True
-        distance = 0.0
-        if self.filter_accuracy:
-            mean = sum(outcomes) / len(outcomes)
-            distance = max(self.accuracy_lower_bound - mean, mean - self.accuracy_upper_bound, 0.0)
-        # Upstream's rule, which counts a response that ended one token before the limit.
-        truncated = self.filter_truncate and max(response_lengths) >= self.max_response_length - 1
-        return (distance if distance > _TOLERANCE else 0.0), truncated
-
-
-_PREFERRED = (0.0, False)
-
-
-def prompts_to_add(*, preferred: int, seen: int, in_flight: int, generated: int, batch_size: int, limit: int) -> int:
-    """How many prompts to send to the rollout engine now.
-
-    As many as will fill the batch if the share of preferred ones stays what it was, at most a batch at a time and
-    ``limit`` in all.
-
-    Args:
-        preferred: finished groups that the batch wants.
-        seen: finished groups.
-        in_flight: groups that are being generated.
-        generated: groups of this batch so far, finished or not.
-        batch_size: groups that the batch needs.
-        limit: groups to generate for it at most.
-    """
-    missing = batch_size - preferred
-    if missing <= 0:
-        return 0
-    share = max(preferred, 1) / max(seen, 1)
-    wanted = min(math.ceil(missing / share), batch_size)
-    return max(min(wanted - in_flight, limit - generated), 0)
+from recipe.prime_v1.band import PREFERRED, Band, Rank, band_metrics, choose, prompts_to_add
 
 
 class AccuracyBandBuffer(ReplayBuffer):
@@ -92,7 +29,7 @@ class AccuracyBandBuffer(ReplayBuffer):
         super().__init__(sampler_kwargs=sampler_kwargs, **kwargs)
         self.band = Band(**dict(sampler_kwargs or {}))
         # uid -> rank: a finished group does not change.
-        self._ranks: dict[str, tuple[float, bool]] = {}
+        self._ranks: dict[str, Rank] = {}
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """A batch of ``batch_size`` groups, the preferred ones first; and what it took."""
@@ -103,7 +40,7 @@ class AccuracyBandBuffer(ReplayBuffer):
     # As verl decorates its own `sample`.
     @SkipManager.annotate_tq(role="rollout_tq", phase="sample")
     def _sample_from_band(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        limit = max(int(self.band.oversample_factor * batch_size), batch_size)
+        limit = self.band.limit(batch_size)
         last_debug_time, generated = time.time(), 0
         while True:
             self._sync_metadata_from_transfer_queue()
@@ -111,7 +48,7 @@ class AccuracyBandBuffer(ReplayBuffer):
             in_flight = len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])
             generated = max(generated, len(finished) + in_flight)
             self._rank_new(partition_id, finished)
-            preferred = sum(self._ranks[uid] == _PREFERRED for uid in finished)
+            preferred = sum(self._ranks[uid] == PREFERRED for uid in finished)
             add = prompts_to_add(
                 preferred=preferred,
                 seen=len(finished),
@@ -128,13 +65,9 @@ class AccuracyBandBuffer(ReplayBuffer):
             else:
                 last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)
 
-        # Ties by uid, which is random: not by the order of completion, which prefers short responses.
-        chosen = sorted(finished, key=lambda uid: (self._ranks[uid], uid))[:batch_size]
-        metrics = {
-            "prime/generated_prompts": generated,
-            "prime/preferred_prompts": preferred,
-            "prime/filled_prompts": sum(self._ranks[uid] != _PREFERRED for uid in chosen),
-        }
+        ranks = {uid: self._ranks[uid] for uid in finished}
+        chosen = choose(ranks, batch_size)
+        metrics = band_metrics(ranks, chosen, generated)
         self._ranks.clear()
         snapshot = dict(self.partitions[partition_id])
         self._clear_groups(partition_id, finished - set(chosen))

@@ -15,7 +15,8 @@ from scripts.compare.tables import NONE, Cell, Table, amount, estimate
 from scripts.runs import Run
 
 ACCURACY = "val-core/arithmetic/acc/mean@1"
-SHARE = "spro/process_share"
+# Each method's own: of the advantage's parts, and of the returns' before whitening.
+SHARES = ("spro/process_share", "prime/process_share")
 
 # Of the smallest effect that the seeds could have shown.
 LEVEL, POWER = 0.05, 0.8
@@ -48,7 +49,8 @@ class Row:
         values = [
             value
             for seed, run in self.runs.items()
-            for step, value in zip(*run.series(SHARE), strict=True)
+            for key in SHARES
+            for step, value in zip(*run.series(key), strict=True)
             if seed not in ends or step < ends[seed]
         ]
         return median(values) if values else None

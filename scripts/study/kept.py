@@ -37,7 +37,7 @@ METRICS = (
     "response_length/mean",
     "response_length/truncated_frac",
 )
-PREFIXES = ("spro/", "val-core/", "val-aux/", "reward/", "ref_update/")
+PREFIXES = ("spro/", "prime/", "reward_model/", "val-core/", "val-aux/", "reward/", "ref_update/")
 
 
 class KeptRuns:
@@ -92,7 +92,9 @@ class KeptRuns:
         versions = {key: starts[-1]["versions"][key] for key in ("python", "verl", "torch", "transformers")}
         settings["provenance"] = {"commit": starts[-1]["commit"], "dirty": starts[-1]["dirty"], "versions": versions}
         settings["provenance"]["started"] = starts[0]["started"]
-        target = self.root / INPROCESS / f"{folder.name}.jsonl.gz"
+        # The guard's tables are of every run in the folder of the process term's methods.
+        kind = "prime" if settings["method"] == "prime" else INPROCESS
+        target = self.root / kind / f"{folder.name}.jsonl.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         with temporary.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:

@@ -102,6 +102,7 @@ def _through_verl(wanted: list[tuple[Wanted, int]], kept: KeptRuns, launcher: Pa
         variant = want.variant
         variables = {"LR": variant.lr, "STEPS": str(want.steps), "TEST_FREQ": TEST_FREQ[VERL]}
         variables |= {"BETA": variant.beta} if variant.beta else {}
+        variables |= {"RM_LR": variant.rm_lr} if variant.rm_lr else {}
         cells = [Cell(variant.method, seed, tuple(variables.items())) for other, seed in wanted if other == want]
         # Runs that are told apart by their overrides or launcher only have the same names.
         folder = "-".join(filter(None, (launcher.stem, variant.tag)))

@@ -24,6 +24,7 @@ class Variant:
         tag: names the overrides in file names; empty without any.
         overrides: Hydra's, beyond the method's.
         name: as tables show it; empty: the method and its beta.
+        rm_lr: learning rate of PRIME's reward model, as it is given; empty: the one that its runs have.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Variant:
     tag: str = ""
     overrides: tuple[str, ...] = ()
     name: str = ""
+    rm_lr: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.tag) != bool(self.overrides):
@@ -42,7 +44,8 @@ class Variant:
         """Of its files, without the seed."""
         beta = f"-beta{self.beta}" if self.beta else ""
         tag = f"-{self.tag}" if self.tag else ""
-        return f"{self.method}{beta}{tag}-lr{self.lr}"
+        rm_lr = f"-rm{self.rm_lr}" if self.rm_lr else ""
+        return f"{self.method}{beta}{rm_lr}{tag}-lr{self.lr}"
 
     @property
     def label(self) -> str:
@@ -54,24 +57,30 @@ class Variant:
 
     def environment(self, seed: int, steps: int) -> dict[str, str]:
         """What `run.sh` and the in-process loop are told a run by."""
-        beta = {"BETA": self.beta} if self.beta else {}
-        return {"METHOD": self.method, "LR": self.lr, "SEED": str(seed), "STEPS": str(steps), **beta}
+        strengths = {"BETA": self.beta, "RM_LR": self.rm_lr}
+        told = {"METHOD": self.method, "LR": self.lr, "SEED": str(seed), "STEPS": str(steps)}
+        return told | {name: value for name, value in strengths.items() if value}
 
     def fits(self, settings: dict[str, Any]) -> bool:
         """Whether a run with these settings (its ``run.json``) is one of this variant's.
 
-        Beta is compared where the variant names one; besides these, overrides tell runs apart. Other numbers of ranks
-        or of held-out problems are other runs, and so are those whose length hangs on what became of them.
+        Beta and PRIME's second learning rate are compared where the variant names them; besides these, overrides tell
+        runs apart. Other numbers of ranks or of held-out problems are other runs, and so are those whose length hangs
+        on what became of them.
         """
         usual = settings.get("ranks", 1) == 1 and settings.get("heldout_n", HELDOUT_N) == HELDOUT_N
         usual = usual and not settings.get("until_decided")
-        same_beta = not self.beta or (settings.get("beta") is not None and float(settings["beta"]) == float(self.beta))
+        named = (("beta", self.beta), ("rm_lr", self.rm_lr))
+        same_strength = all(
+            not value or (settings.get(key) is not None and float(settings[key]) == float(value))
+            for key, value in named
+        )
         # The sweep's first runs recorded no overrides: there were none.
         same_overrides = sorted(settings.get("overrides") or []) == sorted(self.overrides)
         return (
             settings.get("method") == self.method
             and float(settings.get("lr", "nan")) == float(self.lr)
-            and same_beta
+            and same_strength
             and same_overrides
             and usual
         )

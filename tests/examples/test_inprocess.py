@@ -29,16 +29,6 @@ def model() -> Qwen2ForCausalLM:
     return make_model.make_model(make_model.make_tokenizer()).eval()
 
 
-@pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """The environment of a run of two steps from a base model that has learned next to nothing."""
-    for key, value in {"steps": 2, "dev_every": 1, "batch_size": 8, "dev_n": 8}.items():
-        monkeypatch.setitem(make_model.RECIPE, key, value)
-    monkeypatch.setattr(make_model, "ACCEPTED", (0.0, 1.0))
-    monkeypatch.chdir(ROOT)
-    return {"ROOT": str(tmp_path), "OUT": str(tmp_path / "run"), "STEPS": "2", "TEST_FREQ": "2", "HELDOUT_N": "16"}
-
-
 def rows_of(folder: Path) -> dict[int, dict[str, float]]:
     return {row["step"]: row["data"] for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
 
@@ -129,7 +119,9 @@ def test_a_reference_that_is_refreshed_makes_cpr_zero_again(example: dict[str, s
     ("overrides", "key"),
     [
         (["+method=dapo"], "algorithm.filter_groups.enable=True"),
-        (["+method=prime"], "algorithm.adv_estimator=prime"),
+        (["+method=prime", "algorithm.prime.optim.lr_scheduler_type=cosine"], "optim.lr_scheduler_type=cosine"),
+        (["+method=prime", "algorithm.prime.optim.lr_warmup_steps=5"], "algorithm.prime.optim.lr_warmup_steps=5"),
+        (["+method=grpo", "trainer.v1.sampler.custom_sampler.path=pkg://mine"], "custom_sampler.path=pkg://mine"),
         (["+method=grpo", "algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.1"], "kl_ctrl.kl_coef=0.1"),
         (["+method=spro", "algorithm.spro.guard.action=stop"], "algorithm.spro.guard.action=stop"),
         (["+method=spro", "algorithm.spro.dump.every=5"], "algorithm.spro.dump.every=5"),
@@ -174,10 +166,15 @@ def test_a_failed_run_of_many_is_named_and_the_others_go_on(
     assert (Path(example["OUT"]) / "run.json").exists()
 
 
-def test_the_loop_is_told_what_run_sh_tells_verl(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [{"METHOD": "spro", "BETA": "0.03"}, {"METHOD": "prime"}, {"METHOD": "prime", "RM_LR": "3e-5"}],
+    ids=lambda method: "-".join(method.values()),
+)
+def test_the_loop_is_told_what_run_sh_tells_verl(method: dict[str, str], tmp_path: Path) -> None:
     """Both compose the same configuration, but for what only the real stack has."""
     # A base model that is there already costs nothing; what it knows does not matter here.
-    environment = {"METHOD": "spro", "BETA": "0.03", "LR": "2e-4", "SEED": "3", "STEPS": "7", "ROOT": str(tmp_path)}
+    environment = {**method, "LR": "2e-4", "SEED": "3", "STEPS": "7", "ROOT": str(tmp_path)}
     stand_in = tmp_path / "bin"
     stand_in.mkdir()
     # Makes nothing where run.sh makes data and model, prints the overrides where it trains.
@@ -202,7 +199,7 @@ def test_the_loop_is_told_what_run_sh_tells_verl(tmp_path: Path) -> None:
     (log,) = tmp_path.glob("*/train.log")
     theirs = composed(*log.read_text().splitlines())
     ours = composed(*inprocess.overrides_of({**inprocess.DEFAULTS, **environment}))
-    groups = ("algorithm", "data", "actor_rollout_ref.actor", "actor_rollout_ref.model", "reward")
+    groups = ("algorithm", "data", "actor_rollout_ref.actor", "actor_rollout_ref.model", "reward", "trainer.v1")
     # Of workers, batching and validation prompts.
     of_the_stack = {"data_loader_seed", "dataloader_num_workers"}
     for group in groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.study.studies import ablations, brakes, credit, efficiency, judge, loop, reference, sanity
+from scripts.study.studies import ablations, brakes, credit, efficiency, judge, loop, prime, reference, sanity
 from scripts.study.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -16,5 +16,6 @@ STUDIES: dict[str, Study] = {
         judge.STUDY,
         credit.STUDY,
         brakes.STUDY,
+        prime.STUDY,
     )
 }

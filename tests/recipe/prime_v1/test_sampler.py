@@ -12,7 +12,8 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1 import replay_buffer
 
 from recipe.prime_v1 import sampler
-from recipe.prime_v1.sampler import AccuracyBandBuffer, Band, prompts_to_add
+from recipe.prime_v1.band import Band, prompts_to_add
+from recipe.prime_v1.sampler import AccuracyBandBuffer
 
 N, MAX_LENGTH = 4, 10
 

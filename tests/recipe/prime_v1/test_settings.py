@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.prime_v1.advantage.options import Options
-from recipe.prime_v1.sampler import Band
+from recipe.prime_v1.band import Band
 from recipe.prime_v1.settings import OptimSettings, PrimeSettings, SettingsError
 from tests.support import composed, overrides_after
 

@@ -37,6 +37,23 @@ def test_a_run_is_kept_small_and_found_again(tmp_path: Path) -> None:
         assert index.find(wanted(20), 1, VERL) is None
 
 
+def test_a_run_of_prime_is_kept_apart_and_with_its_own_metrics(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "out", "prime", None, 1, [0.5, 0.6])
+    settings = {**json.loads((folder / "run.json").read_text()), "rm_lr": 2e-4}
+    (folder / "run.json").write_text(json.dumps(settings))
+    row = {"step": 1, "data": {"reward_model/loss": 0.69314718, "prime/process_share": 0.3, "timing_s/reward_model": 1}}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    kept = KeptRuns(tmp_path / "runs")
+    path = kept.keep(folder)
+    assert path.parent == tmp_path / "runs" / "prime"
+    assert json.loads(gzip.decompress(path.read_bytes()))["data"] == {
+        "reward_model/loss": 0.693147,
+        "prime/process_share": 0.3,
+    }
+    assert kept.find(Wanted(Variant("prime", rm_lr="2e-4"), (1,), 10), 1) is not None
+    assert kept.find(Wanted(Variant("prime", rm_lr="2e-5"), (1,), 10), 1) is None
+
+
 def test_a_longer_run_serves_a_shorter_question_and_not_the_reverse(tmp_path: Path) -> None:
     kept = KeptRuns(tmp_path / "runs")
     kept.keep(write_folder(tmp_path / "out", "spro", 0.03, 1, [0.5, 0.6, 0.7]))

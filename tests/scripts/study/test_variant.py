@@ -43,6 +43,16 @@ def test_a_method_without_beta_is_not_asked_for_one() -> None:
     assert Variant("grpo").fits({**SETTINGS, "method": "grpo", "beta": None})
 
 
+def test_prime_is_told_by_its_second_learning_rate_where_that_is_named() -> None:
+    settings = {**SETTINGS, "method": "prime", "beta": None, "rm_lr": 2e-4}
+    variant = Variant("prime", rm_lr="2e-4")
+    assert variant.fits(settings)
+    assert not variant.fits({**settings, "rm_lr": 2e-5})
+    assert variant.key == "prime-rm2e-4-lr1e-4"
+    assert variant.environment(3, 80)["RM_LR"] == "2e-4"
+    assert "RM_LR" not in VARIANT.environment(3, 80)
+
+
 def test_overrides_need_a_name_for_their_files() -> None:
     with pytest.raises(ValueError, match="come together"):
         Variant("spro", "0.03", overrides=("x=1",))
