@@ -34,7 +34,7 @@ from verl_ext import config_checks
 from verl_ext.config_checks import ConfigError
 from verl_ext.patching import on_import, target, wrap
 from verl_ext.resume import resumed_folder
-from verl_ext.trainer_modes import FULLY_ASYNC, OLD, ONE_STEP_OFF, mode_of
+from verl_ext.trainer_modes import FULLY_ASYNC, OLD, ONE_STEP_OFF, has_adapter, mode_of
 
 if TYPE_CHECKING:
     from verl_ext.reference_weights import Schedule
@@ -104,7 +104,7 @@ def check(config: Any) -> None:
         refuse("trainer.v1.trainer_mode", mode, why, " or ".join(f"trainer.v1.trainer_mode={one}" for one in MODES))
     model = "actor_rollout_ref"
     # With LoRA the reference is the actor, and the settings of a reference have no effect.
-    roles = ("actor",) if _has_adapter(config) else ("actor", "ref")
+    roles = ("actor",) if has_adapter(config) else ("actor", "ref")
     for role in roles:
         strategy = OmegaConf.select(config, f"{model}.{role}.strategy")
         if strategy != "fsdp2":
@@ -120,13 +120,6 @@ def check(config: Any) -> None:
     if schedule.decay > 0 and dtype not in ("fp32", "float32", "32"):
         key = f"{model}.ref.fsdp_config.model_dtype"
         refuse(key, dtype, "averages weights, and the small steps of an average are lost in it", f"{key}=fp32")
-
-
-def _has_adapter(config: Any) -> bool:
-    """As verl decides that its reference is the actor without its adapter."""
-    model = config.actor_rollout_ref.model
-    ranks = OmegaConf.select(model, "lora.rank") or 0, model.get("lora_rank", 0) or 0
-    return max(ranks) > 0 or model.get("lora_adapter_path", None) is not None
 
 
 def _update_after(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,9 @@ from typing import Any
 
 from verl_ext import config_checks
 from verl_ext.config_checks import ConfigError
+from verl_ext.notices import warn
 from verl_ext.patching import on_import
+from verl_ext.trainer_modes import is_v1, mode_of
 
 
 def check(config: Any) -> None:
@@ -38,6 +40,12 @@ def check(config: Any) -> None:
         _check_choice(source, verifier, has_user_function)
     if "code" in needed:
         _check_sandbox()
+    if not is_v1(config):
+        warn(
+            f"reward.reward_kwargs.max_infra_error_frac={settings.max_infra_error_frac:g} has no effect in "
+            f"{mode_of(config)}, which is none of verl's V1 trainers: the run goes on however many responses nobody "
+            "could verify, and reward/{kind}_frac is not logged. Use verl.trainer.main_ppo to have it enforced."
+        )
 
 
 def _check_choice(source: str, verifier: str, has_user_function: bool) -> None:

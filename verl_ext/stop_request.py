@@ -15,7 +15,9 @@ from typing import Any
 
 from verl_ext import config_checks, step_watch
 from verl_ext.config_checks import ConfigError
+from verl_ext.notices import warn
 from verl_ext.step_watch import EndRun, StepWatch, save_checkpoint
+from verl_ext.trainer_modes import is_v1, mode_of
 
 VARIABLE = "VERL_EXT_STOP_FILE"
 
@@ -68,8 +70,19 @@ def make_watch(config: Any) -> StopWatch | None:
 
 
 def check(config: Any) -> None:
-    """Raise `ConfigError` for a run that could be asked to end, and would start anew afterwards."""
-    if os.environ.get(VARIABLE) and config.trainer.resume_mode == "disable":
+    """Raise `ConfigError` for a run that could be asked to end, and would start anew afterwards.
+
+    A run that would not answer is warned about: it loses what it did since its last checkpoint, and goes on from there.
+    """
+    if not os.environ.get(VARIABLE):
+        return
+    if not is_v1(config):
+        warn(
+            f"{VARIABLE} is set, and {mode_of(config)} does not look for a request to end (verl's V1 trainers do): the "
+            f"run is cut off at the end of its time, after the last checkpoint that trainer.save_freq="
+            f"{config.trainer.save_freq} has it write. Unset the variable to go without this message."
+        )
+    if config.trainer.resume_mode == "disable":
         raise ConfigError(
             f"trainer.resume_mode=disable: this run can be asked to end and to go on later ({VARIABLE} is set), and "
             "would start anew each time. Leave trainer.resume_mode=auto, or unset the variable."

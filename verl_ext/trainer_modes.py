@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from verl_ext import config_checks
 from verl_ext.config_checks import ConfigError
+from verl_ext.notices import warn
 
 OLD, ONE_STEP_OFF, FULLY_ASYNC = "the old trainer", "one_step_off", "fully_async"
 
@@ -43,12 +44,20 @@ def is_v1(config: Any) -> bool:
     return mode_of(config) not in (OLD, ONE_STEP_OFF, FULLY_ASYNC)
 
 
+def has_adapter(config: Any) -> bool:
+    """Whether LoRA trains, and the reference is the actor without its adapter: as verl decides it."""
+    model = config.actor_rollout_ref.model
+    ranks = OmegaConf.select(model, "lora.rank") or 0, model.get("lora_rank", 0) or 0
+    return max(ranks) > 0 or model.get("lora_adapter_path", None) is not None
+
+
 def check(config: Any) -> None:
-    """Raise `ConfigError` for what would end the run in one of the modes `SEPARATE`."""
+    """Raise `ConfigError` for what would end the run in one of the modes `SEPARATE`, or undo it in silence."""
     mode = mode_of(config)
     if mode not in SEPARATE:
         return
     _check_backend(config, mode)
+    _check_adapter(config, mode)
     if mode == "separate_async":
         _check_sizes(config)
         _check_log_level(config)
@@ -61,6 +70,17 @@ def check(config: Any) -> None:
                     f"{key}={value}: fully_async takes single prompts, and its batch is "
                     f"actor_rollout_ref.actor.ppo_mini_batch_size x async_training.require_batches. Set {key}={wanted}"
                 )
+        _tell_of_cut_responses(config)
+
+
+def _tell_of_cut_responses(config: Any) -> None:
+    """verl 0.9.1 says that it drops them, and nobody does: who reads `stop_reason` is not there."""
+    key = "async_training.partial_rollout"
+    if not OmegaConf.select(config, key):
+        warn(
+            f"{key}=False: responses that are under way when the rollout's weights are replaced are cut off there, and "
+            f"trained on as if they had ended. Set {key}=True, by which they are continued with the new weights."
+        )
 
 
 def _check_backend(config: Any, mode: str) -> None:
@@ -68,6 +88,16 @@ def _check_backend(config: Any, mode: str) -> None:
         raise ConfigError(
             f"{_BACKEND}=naive hands weights to a rollout in the trainer's own processes, and that of {mode} is in "
             f"others. Set {_BACKEND}=nccl"
+        )
+
+
+def _check_adapter(config: Any, mode: str) -> None:
+    """verl 0.9.1 asks the engine for the base model's weights, and throws the adapter's configuration away."""
+    key = "actor_rollout_ref.model.lora.merge"
+    if has_adapter(config) and not (value := OmegaConf.select(config, key)):
+        raise ConfigError(
+            f"{key}={value}: a checkpoint engine sends the model without its adapter, so that the rollout of {mode} "
+            f"would answer as the first model to the end of the run. Set {key}=True"
         )
 
 

@@ -45,7 +45,10 @@ class WeightVersions:
     """
 
     first: np.ndarray
-    """(B,) int64, of the response's first token; `UNKNOWN` without a stamp"""
+    """(B,) int64, of the response's first attempt; `UNKNOWN` without a stamp
+
+    An attempt that was interrupted before it had a token counts: such a response is wholly of later weights.
+    """
     last: np.ndarray
     """(B,) int64, of its last token"""
     current: int
@@ -65,6 +68,11 @@ class WeightVersions:
     def moved(self) -> np.ndarray:
         """(B,) bool: the weights were replaced while it was written."""
         return self.known & (self.first != self.last)
+
+    @property
+    def continued(self) -> np.ndarray:
+        """(B,) bool: earlier weights began the response, and the current ones ended it."""
+        return self.moved & (self.last == self.current)
 
     @property
     def of_the_first_model(self) -> np.ndarray:

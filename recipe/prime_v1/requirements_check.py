@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from recipe.prime_v1.settings import PrimeSettings, SettingsError
 from recipe.spro.requirements_check import FLOAT32_OVERRIDES, REFERENCE_OVERRIDES
 from verl_ext.config_checks import ConfigError
+from verl_ext.trainer_modes import is_v1, mode_of
 
 LOW_PRECISION = (
     "PRIME's rewards are differences of log-probs, summed over the response, and bfloat16 turns them into quantisation "
@@ -45,6 +46,11 @@ def _check_trainer(config: Any, settings: PrimeSettings) -> None:
     if not config.trainer.get("use_v1", True):
         raise ConfigError(
             "trainer.use_v1=False: PRIME's reward model is a worker of verl's V1 trainers. Set trainer.use_v1=True"
+        )
+    if not is_v1(config):
+        raise ConfigError(
+            f"algorithm.adv_estimator=prime: PRIME's reward model is a worker of verl's V1 trainers, and "
+            f"{mode_of(config)} is none of them. Use verl.trainer.main_ppo"
         )
     strategy = config.actor_rollout_ref.actor.strategy
     if strategy not in ("fsdp", "fsdp2", "megatron"):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from recipe.spro.guard import Guard, Reading, evidence
 from recipe.spro.guard_settings import GuardSettings
 from recipe.spro.guard_signals import WATCHED
-from recipe.spro.requirements_check import ESTIMATORS
+from recipe.spro.requirements_check import watches
 from verl_ext.notices import warn
 from verl_ext.step_watch import EndRun, Rows, StepWatch, save_checkpoint
 
@@ -125,6 +125,5 @@ def _advice(onset: Reading) -> str:
 
 def make_watch(config: Any) -> GuardWatch | None:
     """A watch for a run with one of our estimators, or with a group `algorithm.spro`, unless the guard is off."""
-    ours = config.algorithm.adv_estimator in ESTIMATORS or OmegaConf.select(config, "algorithm.spro") is not None
     settings = GuardSettings.from_config(OmegaConf.select(config, "algorithm.spro.guard"))
-    return GuardWatch(settings) if ours and settings.action != "off" else None
+    return GuardWatch(settings) if watches(config) and settings.action != "off" else None

@@ -12,6 +12,7 @@ from recipe.spro.guard_settings import GuardSettings, GuardSettingsError
 from recipe.spro.settings import SettingsError, SproSettings, asks_for_dumps
 from verl_ext import log_prob_gate
 from verl_ext.config_checks import ConfigError
+from verl_ext.notices import warn
 from verl_ext.reference_weights import Schedule
 from verl_ext.tracking import trackers_of
 from verl_ext.tracking_images import BACKENDS
@@ -65,11 +66,23 @@ def _check_guard(config: Any) -> None:
             f"algorithm.adv_estimator={config.algorithm.adv_estimator} has none. Set algorithm.spro.guard.action=warn "
             "or algorithm.spro.guard.action=stop"
         )
-    if settings.action in ("bound", "stop") and not is_v1(config):
+    if is_v1(config):
+        return
+    if settings.action in ("bound", "stop"):
         raise ConfigError(
             f"algorithm.spro.guard.action={settings.action}: the guard looks at the steps of verl's V1 trainers, and "
             f"{mode_of(config)} is none of them: nobody would act. Set algorithm.spro.guard.action=off"
         )
+    if settings.action == "warn" and watches(config):
+        warn(
+            f"algorithm.spro.guard.action=warn has no effect: the guard looks at the steps of verl's V1 trainers, and "
+            f"{mode_of(config)} is none of them. Set ++algorithm.spro.guard.action=off to go without this message."
+        )
+
+
+def watches(config: Any) -> bool:
+    """Whether the guard, unless it is off, watches a run: of our estimators, or with a group `algorithm.spro`."""
+    return config.algorithm.adv_estimator in ESTIMATORS or OmegaConf.select(config, "algorithm.spro") is not None
 
 
 def _check_reference_stays(config: Any) -> None:
@@ -146,6 +159,12 @@ def _check_schedule(config: Any, settings: SproSettings) -> None:
         raise ConfigError(
             "algorithm.spro.beta_schedule.kind=linear with trainer.use_v1=False: that trainer does not tell an "
             "estimator its step. Set trainer.use_v1=True, or algorithm.spro.beta_schedule.kind=constant"
+        )
+    if settings.beta_schedule.kind == "adaptive" and not is_v1(config) and config.trainer.resume_mode != "disable":
+        warn(
+            f"algorithm.spro.beta_schedule.kind=adaptive: the checkpoints of {mode_of(config)} do not hold the beta "
+            "that it has come to (those of verl's V1 trainers do), and a resumed run begins at algorithm.spro.beta="
+            f"{settings.beta:g} again. Set trainer.resume_mode=disable to go without this message."
         )
 
 

@@ -13,13 +13,16 @@ first synchronisation, step 1 at least: every row must have CPR exactly 0, whate
 part in it. With the rollout's log-probs it is every row that version 0 wrote from its first to its last token, in
 whichever step it arrives: there CPR is the engines' mismatch, and nothing else. It cannot be 0, and must be small.
 
-Recomputed log-probs allow a second test, of the stamps themselves: on a fresh response (all of it by the current
-weights) rollout and trainer hold the same weights, and may differ by the engines' mismatch only. Where they differ by
-more, the rollout does not serve the weights that it says.
+Recomputed log-probs allow a second test, of the stamps themselves: on what the current weights wrote rollout and
+trainer hold the same weights, and may differ by the engines' mismatch only. Where they differ by more, the rollout does
+not serve the weights that it says. That is a fresh response, all of it; and of one that earlier weights began and the
+current ones ended, the last token: verl does not say where in it the weights were replaced, and the last one is
+certain. Where every response is interrupted (long ones, frequent synchronisation) the test has nothing else.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from recipe.spro.advantage.rows import row_sums
@@ -53,10 +56,10 @@ def staleness_metrics(
     Returns:
         Metrics under ``spro/staleness/``: versions that a response is behind the current policy, ``min`` at its last
         token and ``max`` at its first; ``moved_frac``, the share of responses during which the weights were replaced.
-        Mean absolute differences of log-probs per token, in nats: of rollout and trainer on fresh responses
-        (``mismatch_fresh``: the engines) and on the others (``mismatch_stale``: the engines and the policy's movement);
-        with the rollout's log-probs in CPR, of rollout and reference on responses of the first model
-        (``mismatch_first``: the engines). One that has no such row is left out.
+        Mean absolute differences of log-probs per token, in nats: of rollout and trainer on what the current weights
+        wrote (``mismatch_fresh``: the engines; see above) and on the other tokens (``mismatch_stale``: the engines and
+        the policy's movement); with the rollout's log-probs in CPR, of rollout and reference on responses of the first
+        model (``mismatch_first``: the engines). One that has no such token is left out.
     """
     tokens = _row_sums_where(response_mask, 1.0)
     real = versions.known & (tokens > 0).numpy()
@@ -67,22 +70,46 @@ def staleness_metrics(
         "spro/staleness/max": float((versions.current - versions.first[real]).max()),
         "spro/staleness/moved_frac": float(versions.moved[real].mean()),
     }
+    # Per name the sum of distances, and of how many tokens.
     compared = {}
     if not recomputed and reference_stays:
-        compared = {"first": (old_log_probs, ref_log_prob, versions.of_the_first_model)}
+        distance = _row_sums_where(response_mask, _distance(old_log_probs, ref_log_prob))
+        first = torch.from_numpy(versions.of_the_first_model & real)
+        compared = {"first": (distance[first].sum(), tokens[first].sum())}
     elif recomputed and rollout_log_probs is not None:
-        fresh = versions.fresh & ~versions.moved
+        distance = _row_sums_where(response_mask, _distance(rollout_log_probs, old_log_probs))
+        fresh = torch.from_numpy(versions.fresh & ~versions.moved & real)
+        others = torch.from_numpy(real) & ~fresh
+        ends = _last_distances(rollout_log_probs, old_log_probs, response_mask, versions.continued & real)
         compared = {
-            "fresh": (rollout_log_probs, old_log_probs, fresh),
-            "stale": (rollout_log_probs, old_log_probs, ~fresh),
+            "fresh": (distance[fresh].sum() + ends.sum(), tokens[fresh].sum() + len(ends)),
+            "stale": (distance[others].sum() - ends.sum(), tokens[others].sum() - len(ends)),
         }
-    for name, (left, right, rows) in compared.items():
-        chosen = torch.from_numpy(rows & real)
-        if chosen.any():
-            a, b = (x.values() if x.is_nested else x for x in (left, right))
-            distance = _row_sums_where(response_mask, (a - b).abs())
-            metrics[f"spro/staleness/mismatch_{name}"] = float(distance[chosen].sum() / tokens[chosen].sum())
+    for name, (total, count) in compared.items():
+        if count > 0:
+            # A difference of sums may be a rounding below 0.
+            metrics[f"spro/staleness/mismatch_{name}"] = max(float(total / count), 0.0)
     return metrics
+
+
+def _distance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Absolute differences, (B, T); of jagged tensors' tokens, flat."""
+    a, b = (x.values() if x.is_nested else x for x in (left, right))
+    return (a - b).abs()
+
+
+def _last_distances(left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """(number of rows,) float64 absolute differences at the last valid token of these rows, which have one."""
+    chosen = np.flatnonzero(rows)
+    if not len(chosen):
+        return torch.zeros(0, dtype=torch.float64)
+    of_rows = [x.unbind() for x in (left, right, mask)]
+    ends = []
+    for row in chosen:
+        a, b, valid = (x[row] for x in of_rows)
+        last = valid.nonzero()[-1]
+        ends.append((a[last] - b[last]).abs().double())
+    return torch.cat(ends)
 
 
 def _row_sums_where(mask: torch.Tensor, values: torch.Tensor | float) -> torch.Tensor:
@@ -125,7 +152,7 @@ def complaint(
     if fresh > MISMATCH_TOLERANCE:
         return (
             f"spro/staleness/mismatch_fresh is {fresh:.3g} nats a token: rollout and trainer differ by more than "
-            f"{MISMATCH_TOLERANCE} on responses that are stamped with the trainer's own weights. Either the engines "
+            f"{MISMATCH_TOLERANCE} on tokens that are stamped with the trainer's own weights. Either the engines "
             "disagree (actor_rollout_ref.rollout.dtype, quantization, top_p, top_k), or the rollout serves other "
             "weights than it says (actor_rollout_ref.rollout.checkpoint_engine)."
         )

@@ -1,13 +1,17 @@
-"""verl's own tool agent, driven by an untrained model. Loaded by verl's agent-loop workers."""
+"""verl's own agents, driven by an untrained model. Loaded by verl's agent-loop workers."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
+
+from tests.e2e import interrupt
 
 
 @ToolParser.register("everything_is_a_call")
@@ -42,3 +46,14 @@ class ToolAgentOfTwoOutputs(ToolAgentLoop):
         )
         condensed = {**message, "content": message["content"][:-2] + last[-2:]}
         return [first, await super().run(sampling_params, raw_prompt=[condensed], **kwargs)]
+
+
+class LateAgent(SingleTurnAgentLoop):
+    """verl's own loop of one turn; the later prompts wait until the weights are about to be replaced: `interrupt`."""
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        while interrupt.waits(int(kwargs["index"])):
+            await asyncio.sleep(0.005)
+        output = await super().run(sampling_params, **kwargs)
+        interrupt.note_answered(int(kwargs["index"]))
+        return output

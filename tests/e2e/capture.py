@@ -23,6 +23,8 @@ FIELDS = (
     "advantages",
 )
 
+# Of the weights that began and that ended a response, where verl stamps it.
+VERSIONS = ("min_global_steps", "max_global_steps")
 
 # Of the log-probs that the last advantage was computed from.
 _layout = ""
@@ -45,6 +47,7 @@ def _keep_batch(original: Callable[..., Any]) -> Callable[..., Any]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
         kept: dict[str, Any] = {"uid": data.pop("uid").tolist(), "keys": list(batch.keys), "layout": _layout}
         kept.update(data.to_padded_tensor().items())
+        kept |= {name: torch.tensor([tag.get(name, -1) for tag in batch.tags]) for name in VERSIONS}
         folder = Path(os.environ["SPRO_TEST_CAPTURE"])
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(kept, folder / f"step-{self.global_steps}.pt")
@@ -59,6 +62,8 @@ def _keep_padded_batch(original: Callable[..., Any]) -> Callable[..., Any]:
 
         kept: dict[str, Any] = {name: batch.batch[name] for name in FIELDS if name in batch.batch.keys()}  # noqa: SIM118
         kept |= {"uid": batch.non_tensor_batch["uid"].tolist(), "layout": _layout}
+        fields = batch.non_tensor_batch
+        kept |= {name: torch.tensor(fields[name].astype(int)) for name in VERSIONS if name in fields}
         folder = Path(os.environ["SPRO_TEST_CAPTURE"])
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(kept, folder / f"step-{self.global_steps}.pt")

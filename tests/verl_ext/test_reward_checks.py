@@ -20,6 +20,7 @@ def config(folder: Path, sources: list[str], **reward: Any) -> Any:
     return OmegaConf.create(
         {
             "data": {"train_files": [str(path)], "val_files": str(folder / "elsewhere.parquet")},
+            "trainer": {"use_v1": True, "v1": {"trainer_mode": "sync"}},
             "reward": {"reward_manager": {"name": "spro"}, "custom_reward_function": {"path": None}, **reward},
         }
     )
@@ -27,6 +28,16 @@ def config(folder: Path, sources: list[str], **reward: Any) -> Any:
 
 def test_known_sources_pass(tmp_path: Path) -> None:
     reward_checks.check(config(tmp_path, ["openai/gsm8k", "numina_olympiads", "arithmetic"]))
+
+
+def test_trainers_that_do_not_look_at_verdicts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of_v1 = config(tmp_path, ["openai/gsm8k"])
+    reward_checks.check(of_v1)
+    assert capsys.readouterr().err == ""
+    others: list[dict[str, Any]] = [{"trainer": {"use_v1": False}}, {"async_training": {}}]
+    for other in others:
+        reward_checks.check(OmegaConf.merge(of_v1, other))
+        assert "max_infra_error_frac=0.1 has no effect in " in capsys.readouterr().err
 
 
 def test_unknown_sources_are_named_with_the_known_ones(tmp_path: Path) -> None:

@@ -69,6 +69,20 @@ def test_without_the_variable_nothing_is_looked_for(monkeypatch: pytest.MonkeyPa
     assert stop_request.make_watch(None) is None
 
 
+@pytest.mark.parametrize("other", ["trainer.use_v1=False", "+rollout={}", "+async_training={}"])
+def test_a_trainer_that_does_not_answer_is_told(
+    other: str, stop_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_request.check(composed(other, "trainer.save_freq=5"))
+    assert "does not look for a request to end" in (message := capsys.readouterr().err)
+    assert "trainer.save_freq=5" in message
+    for mode in ("sync", "separate_async"):
+        stop_request.check(composed(f"trainer.v1.trainer_mode={mode}"))
+    monkeypatch.delenv(stop_request.VARIABLE)
+    stop_request.check(composed(other))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_run_that_would_start_anew_is_refused(stop_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = composed("trainer.resume_mode=disable")
     with pytest.raises(ConfigError, match=r"trainer\.resume_mode=disable.*trainer\.resume_mode=auto"):

@@ -97,10 +97,37 @@ def test_fully_async_takes_single_prompts() -> None:
         check(of_entry(FULLY_ASYNC, *NEEDED[FULLY_ASYNC], "data.gen_batch_size=2"))
 
 
+def test_responses_that_would_be_cut_off_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    cut = "async_training.partial_rollout=False"
+    check(of_entry(FULLY_ASYNC, *NEEDED[FULLY_ASYNC], cut))
+    message = capsys.readouterr().err
+    assert message.strip().startswith(f"warning: {cut}: ")
+    check(of_entry(FULLY_ASYNC, *NEEDED[FULLY_ASYNC], cut, *overrides_after("Set ", message)))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_weights_do_not_travel_by_the_naive_engine(mode: str) -> None:
     with pytest.raises(ConfigError, match="backend=naive hands weights to a rollout in the trainer's own processes"):
         check(of_entry(mode, *NEEDED[mode], "actor_rollout_ref.rollout.checkpoint_engine.backend=naive"))
+
+
+@pytest.mark.parametrize("adapter", ["model.lora_rank=8", "model.lora.rank=8", "model.lora_adapter_path=/an/adapter"])
+def test_an_adapter_that_would_not_be_sent_is_refused(adapter: str) -> None:
+    configs = {
+        "separate_async": lambda *more: composed(*SEPARATE, *more),
+        **{mode: lambda *more, mode=mode: of_entry(mode, *NEEDED[mode], *more) for mode in ENTRIES},
+    }
+    adapter = f"++actor_rollout_ref.{adapter}"
+    for mode, config in configs.items():
+        with pytest.raises(ConfigError, match=f"the rollout of {mode} would answer as the first model") as error:
+            check(config(adapter))
+        remedy = overrides_after("Set ", str(error.value))
+        assert remedy == ["actor_rollout_ref.model.lora.merge=True"]
+        check(config(adapter, f"++{remedy[0]}"))
+        check(config())
+    # In the trainer's own processes verl hands over the adapter too.
+    check(composed(adapter))
 
 
 def test_verls_log_message_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

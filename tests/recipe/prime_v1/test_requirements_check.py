@@ -30,6 +30,11 @@ def test_other_estimators_pass_whatever_they_set() -> None:
 FAULTS = [
     pytest.param(["trainer.use_v1=False"], "trainer.use_v1=False: PRIME's reward model is a worker", "Set "),
     pytest.param(
+        ["+async_training={}"],
+        "algorithm.adv_estimator=prime: PRIME's reward model is a worker of verl's V1 trainers, and fully_async is",
+        None,
+    ),
+    pytest.param(
         ["actor_rollout_ref.actor.strategy=torchtitan"],
         "actor_rollout_ref.actor.strategy=torchtitan: PRIME's reward model takes the actor's engine",
         "Set ",

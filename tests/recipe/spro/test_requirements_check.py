@@ -162,6 +162,32 @@ def test_the_override_of_the_message_mends_it(overrides: list[str], says: str, m
     check(composed(*overrides, *remedy))
 
 
+OTHER_TRAINERS = ["trainer.use_v1=False", "+rollout={}", "+async_training={}"]
+
+
+@pytest.mark.parametrize("other", OTHER_TRAINERS)
+def test_a_guard_that_would_watch_nothing_is_told(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check(composed("+stack=cpu", other))
+    message = capsys.readouterr().err
+    assert message.strip().startswith("warning: algorithm.spro.guard.action=warn has no effect")
+    assert message.count("warning: ") == 1
+    check(composed("+stack=cpu", other, *overrides_after("Set ", message)))
+    check(composed("+stack=cpu", "trainer.v1.trainer_mode=separate_async"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("other", OTHER_TRAINERS)
+def test_a_beta_that_is_not_kept_is_told(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    adaptive = ["+stack=cpu", "algorithm.spro.beta_schedule={kind:adaptive,target_share:0.03}"]
+    off = "++algorithm.spro.guard.action=off"
+    check(composed(*adaptive, other, off))
+    message = capsys.readouterr().err
+    assert "beta_schedule.kind=adaptive" in message
+    check(composed(*adaptive, other, off, *overrides_after("Set ", message)))
+    check(composed(*adaptive))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_kl_loss_brings_the_reference_too() -> None:
     kl_loss = ["actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.kl_loss_coef=0.0"]
     # The coefficient of the reward's penalty has no effect then.

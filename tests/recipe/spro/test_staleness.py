@@ -18,6 +18,9 @@ FIRST = np.array([6, 5, 4, 6, UNKNOWN, 6])
 LAST = np.array([6, 6, 4, 6, UNKNOWN, 6])
 FRESH = torch.tensor([True, False, False, True, False, False])
 STALE = torch.tensor([False, True, True, False, False, False])
+# Of a response that earlier weights began and the current ones ended, the last token is the current ones' for sure.
+END = torch.zeros(MASK.shape, dtype=torch.bool)
+END[1, LENGTHS[1] - 1] = True
 
 
 def versions(first: np.ndarray = FIRST, last: np.ndarray = LAST, current: int = 6) -> WeightVersions:
@@ -29,7 +32,7 @@ def log_probs() -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
     old = -3 * torch.rand(MASK.shape, generator=rng)
     noise = NOISE * torch.rand(MASK.shape, generator=rng)
-    rollout = old + torch.where(FRESH[:, None], noise, noise + DRIFT)
+    rollout = old + torch.where(FRESH[:, None] | END, noise, noise + DRIFT)
     return torch.where(MASK.bool(), old, torch.nan), torch.where(MASK.bool(), rollout, torch.nan)
 
 
@@ -39,9 +42,9 @@ def jagged(x: torch.Tensor) -> torch.Tensor:
     return torch.nested.nested_tensor_from_jagged(x[inside], offsets)
 
 
-def mean_over(distance: torch.Tensor, rows: torch.Tensor) -> float:
-    chosen = MASK.bool() & rows[:, None]
-    return float(distance[chosen].mean())
+def mean_over(distance: torch.Tensor, tokens: torch.Tensor) -> float:
+    """Over the valid ones of these tokens, (B, T) or (B, 1)."""
+    return float(distance[MASK.bool() & tokens].mean())
 
 
 @pytest.mark.parametrize("layout", ["padded", "jagged"])
@@ -55,18 +58,38 @@ def test_ages_and_the_distance_of_equal_weights(layout: str) -> None:
             "spro/staleness/max": 2,
             # Of four rows that have a stamp and a token.
             "spro/staleness/moved_frac": 0.25,
-            "spro/staleness/mismatch_fresh": mean_over((rollout - old).abs(), FRESH),
-            "spro/staleness/mismatch_stale": mean_over((rollout - old).abs(), STALE),
+            "spro/staleness/mismatch_fresh": mean_over((rollout - old).abs(), FRESH[:, None] | END),
+            "spro/staleness/mismatch_stale": mean_over((rollout - old).abs(), STALE[:, None] & ~END),
         }
     )
     assert 0 < metrics["spro/staleness/mismatch_fresh"] < NOISE < DRIFT < metrics["spro/staleness/mismatch_stale"]
+
+
+@pytest.mark.parametrize("layout", ["padded", "jagged"])
+def test_where_every_response_is_interrupted_their_ends_are_tested(layout: str) -> None:
+    old, rollout = log_probs()
+    ends = torch.zeros(MASK.shape, dtype=torch.bool)
+    # The third ends in a token after a tool's; the fourth has one token only, the last one none.
+    for row, length in enumerate(LENGTHS.tolist()):
+        ends[row, max(length - 1, 0)] = True
+    rollout = torch.where(ends, old + NOISE, rollout)
+    tensors = [jagged(x) if layout == "jagged" else x for x in (old, old, rollout, MASK)]
+    moved = np.full(len(LENGTHS), 5)
+    metrics = staleness_metrics(versions(moved, moved + 1), *tensors, recomputed=True)
+    assert metrics["spro/staleness/moved_frac"] == 1
+    assert metrics["spro/staleness/mismatch_fresh"] == pytest.approx(NOISE, rel=1e-3)
+    assert metrics["spro/staleness/mismatch_stale"] == pytest.approx(mean_over((rollout - old).abs(), ~ends))
+    # Ended by weights before the current ones, nothing of them is certain.
+    assert "spro/staleness/mismatch_fresh" not in staleness_metrics(
+        versions(moved - 1, moved), *tensors, recomputed=True
+    )
 
 
 def test_log_probs_of_the_rollout_are_compared_with_the_reference_on_the_first_models_responses() -> None:
     ref, rollout = log_probs()
     first, last = np.array([0, 0, 1, 0, UNKNOWN, 0]), np.array([0, 1, 1, 0, UNKNOWN, 0])
     metrics = staleness_metrics(versions(first, last, 1), rollout, ref, rollout, MASK, recomputed=False)
-    assert metrics["spro/staleness/mismatch_first"] == pytest.approx(mean_over((rollout - ref).abs(), FRESH))
+    assert metrics["spro/staleness/mismatch_first"] == pytest.approx(mean_over((rollout - ref).abs(), FRESH[:, None]))
     assert not {"spro/staleness/mismatch_fresh", "spro/staleness/mismatch_stale"} & metrics.keys()
     # When the last of them has gone there is nothing to compare.
     later = staleness_metrics(versions(FIRST, LAST), rollout, ref, rollout, MASK, recomputed=False)
