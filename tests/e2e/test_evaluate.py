@@ -1,8 +1,7 @@
-"""An evaluation through Ray and vLLM: of a checkpoint, killed between chunks, and going on where it stopped."""
+"""An evaluation through Ray and vLLM: killed between chunks, and going on where it stopped."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -104,23 +103,3 @@ def test_a_finished_one_starts_nothing(killed: tuple[Run, dict[str, bytes]]) -> 
     assert "starting verl's servers" not in done.stderr
     assert "| sums | 8 |" in done.stdout
     assert (run.folder / "out" / "sums.json").read_bytes() == before
-
-
-def test_the_checkpoint_of_a_training(spro_run: Run) -> None:
-    """As it lies there; the same weights as a model of its own answer the same."""
-    data = spro_run.folder / "sums.parquet"
-    (base,) = [Path(word.partition("=")[2]).parent for word in spro_run.command if word.startswith("data.val_files=")]
-    pd.read_parquet(base / "heldout.parquet").head(4).to_parquet(data)
-    model = spro_run.folder / "model"
-    command = [sys.executable, "-m", "scripts.evaluate", str(spro_run.folder / "checkpoints"), str(data)]
-    command += ["--samples", "0", "--max-tokens", "24", "--export", str(model), "+stack=cpu"]
-    environment = {**spro_run.environment, "VERL_USE_EXTERNAL_MODULES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-6000:]
-    (path,) = (spro_run.folder / "evaluation").glob("*.json")
-    assert path.stem == "global_step_3"
-    found = Evaluation.read(path)
-    assert found.model["step"] == 3
-    assert json.loads((model / "config.json").read_text())["dtype"] == "float32"
-    assert found.sets[0].greedy is not None
-    assert found.sets[0].greedy.scores.responses == 4
