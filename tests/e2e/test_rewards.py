@@ -21,7 +21,7 @@ from verl_ext.rewards import verify_math
 STEPS, GOLD = 2, "1"
 
 # Not all four tries (`service`) of one response: a dead service costs one, and so do two dead workers.
-MOST = {"service": 2, "worker": 3}
+MOST = {"service": 1, "worker": 3}
 CORRECT, WRONG = 2.0, -1.0
 
 
@@ -35,21 +35,22 @@ def _service_and_workers(marker: str) -> tuple[list[int], list[int]]:
     return service, children
 
 
-def _kill_now_and_then(marker: str, hold: Path, over: threading.Event, killed: list[str]) -> None:
-    """The run is held until its service was killed once, so that it never ends before."""
+def _kill_now_and_then(run: Run, hold: Path, over: threading.Event, killed: list[str]) -> None:
+    """Behind the first step the run is held until its service is killed once more: it never ends before."""
     rng = random.Random(0)
     while not over.wait(rng.uniform(2.0, 5.0)):
         try:
-            service, workers = _service_and_workers(marker)
-            who = "service" if not workers or rng.random() < 0.4 else "worker"
+            service, workers = _service_and_workers(run.marker)
+            held = hold.exists() and len(run.rows) > 0
+            who = "service" if held or rng.random() < 0.4 else "worker"
             victims = service if who == "service" else workers
-            if victims and killed.count(who) < MOST[who]:
+            if victims and (held or killed.count(who) < MOST[who]):
                 os.kill(rng.choice(victims), signal.SIGKILL)
                 killed.append(who)
+                if held:
+                    hold.unlink()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "service" in killed:
-            hold.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def killed_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     run.environment["SPRO_TEST_HOLD"] = str(hold)
     over = threading.Event()
     killed: list[str] = []
-    killer = threading.Thread(target=_kill_now_and_then, args=(run.marker, hold, over, killed))
+    killer = threading.Thread(target=_kill_now_and_then, args=(run, hold, over, killed))
     killer.start()
     try:
         status = run.finish()
