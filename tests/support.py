@@ -6,10 +6,15 @@ import copy
 import functools
 import itertools
 import os
+import random
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +64,45 @@ def run_python(
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of this machine that nobody uses, nor takes by chance before a test does.
+
+    What asks the system for any port, as all of Ray does, is given one of `ip_local_port_range`: these are below it.
+    """
+    lowest_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    # Not the seeded numbers: they are the same in tests that run side by side.
+    draw = random.SystemRandom()
+    found: list[int] = []
+    with ExitStack() as stack:
+        while len(found) < count:
+            probe = stack.enter_context(socket.socket())
+            # Ray's workers have those below 20,000.
+            wanted = draw.randrange(20_000, lowest_given) if lowest_given > 21_000 else 0
+            try:
+                probe.bind(("", wanted))
+            except OSError:
+                continue
+            found.append(probe.getsockname()[1])
+    return found
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
+
+
+def assert_takes_less(bound_s: float, measure: Callable[[], float], tries: int = 3) -> None:
+    """The seconds of the best of a few measurements are below a bound: code that is slow is slow each time.
+
+    A machine that stands still for a second, as one that is shared does now and then, is seen in one of them.
+    """
+    took: list[float] = []
+    while len(took) < tries:
+        took.append(measure())
+        if took[-1] < bound_s:
+            return
+    raise AssertionError(f"each took {bound_s:g} s or more: {', '.join(f'{seconds:.2f}' for seconds in took)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,11 @@ import torch
 from transformers import Qwen2Tokenizer
 
 from examples.arithmetic import make_model, task
-from tests.e2e.stack import ROOT, Run, make_run
+from tests.e2e.stack import HOLDING, ROOT, Run, make_run
 from verl_ext.cpu import no_accelerator
 
-# Enough to be killed in the middle and to go on.
-RESUMED_STEPS = 6
+# Killed once two steps are logged, wherever it is by then: but not beyond the step at which it is held (hold.py).
+RESUMED_STEPS, HELD_AT = 6, 4
 
 # At the first one policy and reference are the same, and there is nothing to see.
 STEPS_OF_WIDE_STEPS = 2
@@ -151,20 +152,12 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
     pip = [sys.executable, "-m", "pip"]
-    # From a copy of what git tracks: setuptools writes build/ and *.egg-info beside the sources.
+    # From a copy: setuptools writes build/ and *.egg-info beside the sources.
     source = folder / "source"
-    source.mkdir()
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    for name in tracked:
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("recipe", "verl_ext", "scripts", "tests", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "outputs"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     subprocess.run(
         [*pip, "wheel", *quiet, "--no-build-isolation", "-w", str(folder), str(source)], check=True, cwd=folder
     )
@@ -207,7 +200,10 @@ def wheel_run(base: Path, wheel_environment: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="session")
 def killed_and_resumed_run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run whose driver is killed after its second step, and that is started again with the same command."""
-    run = make_run(base, tmp_path_factory.mktemp("resumed"), steps=RESUMED_STEPS)
+    folder = tmp_path_factory.mktemp("resumed")
+    (folder / "hold").write_text(str(HELD_AT))
+    run = make_run(base, folder, plugins=HOLDING, steps=RESUMED_STEPS)
+    run.environment["SPRO_TEST_HOLD"] = str(folder / "hold")
     driver = run.start()
     try:
         deadline = time.monotonic() + 300
@@ -220,6 +216,7 @@ def killed_and_resumed_run(base: Path, tmp_path_factory: pytest.TempPathFactory)
         rows_at_kill = run.rows
         (run.folder / "steps_at_kill.txt").write_text(" ".join(str(row["step"]) for row in rows_at_kill))
         (run.folder / "log.txt").rename(run.folder / "log-before-kill.txt")
+        del run.environment["SPRO_TEST_HOLD"]
         # At once, while processes of the killed run may still be there.
         killed, run.marker = run.marker, uuid.uuid4().hex
         status = run.finish()

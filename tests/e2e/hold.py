@@ -1,19 +1,35 @@
-"""Holds a run back after a step, until it is asked to end: what a test does meanwhile cannot come too late.
+"""Holds a run back until the test has done what it came for: what it does meanwhile cannot come too late.
 
-Loaded by verl as a plugin. The file that ``SPRO_TEST_HOLD`` names holds the first step to wait after; without it, and
-once the run is asked to end, nothing waits.
+Loaded by verl as a plugin. The file that ``SPRO_TEST_HOLD`` names holds a number: of the first training step to wait
+after, or of the first chunk of an evaluation. Without it, and once a training is asked to end, nothing waits.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from verl_ext import step_watch, stop_request
+from verl_ext.patching import on_import, wrap
 from verl_ext.step_watch import StepWatch
+
+
+def _held_from() -> float:
+    """The number in the file; without a file that of nothing that ever comes."""
+    try:
+        return int(Path(os.environ["SPRO_TEST_HOLD"]).read_text())
+    except (KeyError, FileNotFoundError):
+        return float("inf")
+
+
+def _wait_behind(number: int) -> None:
+    stop = os.environ.get(stop_request.VARIABLE)
+    while number >= _held_from() and not (stop and Path(stop).exists()):
+        time.sleep(0.2)
 
 
 class Hold(StepWatch):
@@ -25,10 +41,21 @@ class Hold(StepWatch):
         return {}
 
     def act(self, trainer: Any) -> None:
-        hold, stop = Path(os.environ["SPRO_TEST_HOLD"]), Path(os.environ[stop_request.VARIABLE])
-        while hold.exists() and trainer.global_steps >= int(hold.read_text()) and not stop.exists():
-            time.sleep(0.2)
+        _wait_behind(trainer.global_steps)
+
+
+def _wait_behind_a_chunk(original: Callable[..., Any]) -> Callable[..., Any]:
+    def add(self: Any, responses: Any) -> None:
+        original(self, responses)
+        _wait_behind(len(self.chunks))
+
+    return add
+
+
+def _hold_evaluations(module: ModuleType) -> None:
+    wrap(module.Store, "add", _wait_behind_a_chunk, patch=__name__)
 
 
 # Loaded before the product's plugin: it acts before what answers the request to end.
 step_watch.register(lambda config: Hold())
+on_import("scripts.evaluate.store", _hold_evaluations)

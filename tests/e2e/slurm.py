@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import free_ports
+
 # Jobs have the Python of these tests, whatever started them. Debian's packages slurm-wlm and munge: a user's PATH may
 # lack the folder of daemons.
 _PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -95,14 +97,6 @@ def _configuration(folder: Path, ports: list[int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @contextmanager
 def _daemon(folder: Path, environment: Mapping[str, str], *command: str) -> Iterator[None]:
     """In the foreground, as a child of this process, ended by its id."""
@@ -139,7 +133,7 @@ def local_slurm() -> Iterator[LocalSlurm]:
     key = folder / "munge" / "key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    (folder / "slurm.conf").write_text(_configuration(folder, _free_ports(1 + len(NODES))))
+    (folder / "slurm.conf").write_text(_configuration(folder, free_ports(1 + len(NODES))))
     slurm = LocalSlurm(folder)
     munge = {name: f"--{name}={folder}/munge/{name.removesuffix('-file')}" for name in ("socket", "key-file")}
     munge |= {name: f"--{name}={folder}/munge/{name}" for name in ("pid-file", "seed-file", "log-file")}

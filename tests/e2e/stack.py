@@ -23,6 +23,10 @@ MARKER = "SPRO_TEST_RUN"
 
 STEPS = 3
 
+PLUGINS = "recipe.spro.plugin,tests.e2e.capture,tests.e2e.ports"
+# Of a run that waits for its test; `hold` says why it comes first.
+HOLDING = f"tests.e2e.hold,{PLUGINS}"
+
 
 @dataclass
 class Run:
@@ -160,7 +164,7 @@ def make_run(
     python: str = sys.executable,
     cwd: Path = ROOT,
     python_path: Path = ROOT,
-    plugins: str = "recipe.spro.plugin,tests.e2e.capture",
+    plugins: str = PLUGINS,
     steps: int = STEPS,
 ) -> Run:
     """Describe a run; nothing is started yet."""

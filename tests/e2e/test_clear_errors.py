@@ -48,7 +48,7 @@ def test_one_message_before_ray_starts(case: str, base: Path, tmp_path: Path) ->
         occupied.listen()
         port = occupied.getsockname()[1]
         run = make_run(base, tmp_path, *(override.format(port=port, empty=empty) for override in overrides))
-        assert run.finish(timeout_s=120) == 1
+        assert run.finish() == 1
     for text in expected:
         assert text.format(port=port) in run.log
     assert run.log.count("configuration error:") == 1
@@ -61,7 +61,7 @@ def test_entries_that_take_the_rollouts_log_probs_say_so(entry: str, base: Path,
     """They do by default, and validate their configuration in a worker or never."""
     single_prompts = ["data.train_batch_size=0", "data.gen_batch_size=1"] if entry == FULLY_ASYNC else []
     run = make_run(base, tmp_path, *OF_EXPERIMENTAL, *single_prompts, entry=entry)
-    assert run.finish(timeout_s=120) == 1
+    assert run.finish() == 1
     assert "Set algorithm.rollout_correction.bypass_mode=False" in run.log
     assert run.log.count("configuration error:") == 1
     assert "Traceback" not in run.log
@@ -77,7 +77,7 @@ def test_plain_verl_entry_says_the_same(base: Path, tmp_path: Path) -> None:
         "++algorithm.spro.beta=-1",
         entry="verl.trainer.main_ppo",
     )
-    assert run.finish(timeout_s=120) == 1
+    assert run.finish() == 1
     assert "algorithm.spro.beta=-1" in run.log
     assert "Traceback" not in run.log
     assert "Started a local Ray instance" not in run.log

@@ -1,8 +1,7 @@
-"""An evaluation through Ray and vLLM: of a checkpoint, killed between chunks, and going on where it stopped."""
+"""An evaluation through Ray and vLLM: killed between chunks, and going on where it stopped."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,9 @@ from scripts.evaluate.results import Evaluation
 from tests.e2e.stack import ROOT, Run
 
 PROBLEMS, SAMPLES, CHUNK = 8, 4, 2
+
+# The chunk behind which it waits to be killed (hold.py), if it is not before: one of the greedy answers is missing.
+HELD_AT = PROBLEMS // CHUNK - 1
 
 
 def _run(base: Path, folder: Path) -> Run:
@@ -45,6 +47,9 @@ def _chunks(run: Run) -> dict[str, bytes]:
 def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, bytes]]:
     """An evaluation whose driver was killed after its first chunk and started again; the chunks of the first start."""
     run = _run(base, tmp_path_factory.mktemp("evaluate"))
+    hold = run.folder / "hold"
+    hold.write_text(str(HELD_AT))
+    run.environment |= {"VERL_USE_EXTERNAL_MODULES": "tests.e2e.hold", "SPRO_TEST_HOLD": str(hold)}
     driver = run.start()
     try:
         deadline = time.monotonic() + 400
@@ -58,6 +63,7 @@ def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, d
         run.wait_until_gone()
         run.end_survivors()
         run.marker = uuid.uuid4().hex
+        hold.unlink()
         assert run.finish() == 0, run.log[-6000:]
         return run, left
     finally:
@@ -68,11 +74,9 @@ def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, d
 def test_it_goes_on_where_it_stopped(killed: tuple[Run, dict[str, bytes]]) -> None:
     run, left = killed
     now = _chunks(run)
-    assert 0 < len(left) < len(now) == 2 * PROBLEMS // CHUNK
+    assert 0 < len(left) <= HELD_AT < len(now) == 2 * PROBLEMS // CHUNK
     assert {name: now[name] for name in left} == left
-    assert f"sums, greedy: {CHUNK * len(left)} of {PROBLEMS} problems are there already" in run.log or (
-        len(left) >= PROBLEMS // CHUNK
-    )
+    assert f"sums, greedy: {CHUNK * len(left)} of {PROBLEMS} problems are there already" in run.log
 
 
 def test_everything_is_counted(killed: tuple[Run, dict[str, bytes]]) -> None:
@@ -99,23 +103,3 @@ def test_a_finished_one_starts_nothing(killed: tuple[Run, dict[str, bytes]]) -> 
     assert "starting verl's servers" not in done.stderr
     assert "| sums | 8 |" in done.stdout
     assert (run.folder / "out" / "sums.json").read_bytes() == before
-
-
-def test_the_checkpoint_of_a_training(spro_run: Run) -> None:
-    """As it lies there; the same weights as a model of its own answer the same."""
-    data = spro_run.folder / "sums.parquet"
-    (base,) = [Path(word.partition("=")[2]).parent for word in spro_run.command if word.startswith("data.val_files=")]
-    pd.read_parquet(base / "heldout.parquet").head(4).to_parquet(data)
-    model = spro_run.folder / "model"
-    command = [sys.executable, "-m", "scripts.evaluate", str(spro_run.folder / "checkpoints"), str(data)]
-    command += ["--samples", "0", "--max-tokens", "24", "--export", str(model), "+stack=cpu"]
-    environment = {**spro_run.environment, "VERL_USE_EXTERNAL_MODULES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-6000:]
-    (path,) = (spro_run.folder / "evaluation").glob("*.json")
-    assert path.stem == "global_step_3"
-    found = Evaluation.read(path)
-    assert found.model["step"] == 3
-    assert json.loads((model / "config.json").read_text())["dtype"] == "float32"
-    assert found.sets[0].greedy is not None
-    assert found.sets[0].greedy.scores.responses == 4

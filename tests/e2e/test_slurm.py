@@ -227,7 +227,7 @@ def test_a_node_that_does_not_come_is_named(slurm: LocalSlurm, tmp_path: Path) -
     write_base(tmp_path / "root")
     broken = tmp_path / "broken.sh"
     broken.write_text('if [[ $SLURMD_NODENAME == n2 ]]; then exit 3; fi\nexec "$@"\n')
-    job = submit(slurm, tmp_path, "examples/arithmetic/run.sh", WRAP=f"bash {broken}", JOIN_TIMEOUT="20")
+    job = submit(slurm, tmp_path, "examples/arithmetic/run.sh", WRAP=f"bash {broken}", JOIN_TIMEOUT="40")
     try:
         deadline = time.monotonic() + 600
         while job.state["JobState"] not in ("FAILED", "COMPLETED"):

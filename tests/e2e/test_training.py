@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from recipe.spro.settings import SproSettings
+from scripts.evaluate.results import Evaluation
 from tests.e2e.oracle import assert_trained_with, oracle
-from tests.e2e.stack import STEPS, Run
+from tests.e2e.stack import ROOT, STEPS, Run
 
 SPRO_METRICS = (
     "spro/cpr/abs_max",
@@ -103,3 +108,23 @@ def test_wheel_is_what_ran(wheel_run: Run) -> None:
     # The repository is on no path of this run.
     assert wheel_run.environment["PYTHONPATH"] == str(wheel_run.cwd)
     assert "tests" not in {path.name for path in wheel_run.cwd.iterdir()}
+
+
+def test_its_checkpoint_is_evaluated_and_exported(spro_run: Run) -> None:
+    """As it lies there; the same weights as a model of its own answer the same."""
+    data = spro_run.folder / "sums.parquet"
+    (base,) = [Path(word.partition("=")[2]).parent for word in spro_run.command if word.startswith("data.val_files=")]
+    pd.read_parquet(base / "heldout.parquet").head(4).to_parquet(data)
+    model = spro_run.folder / "model"
+    command = [sys.executable, "-m", "scripts.evaluate", str(spro_run.folder / "checkpoints"), str(data)]
+    command += ["--samples", "0", "--max-tokens", "24", "--export", str(model), "+stack=cpu"]
+    environment = {**spro_run.environment, "VERL_USE_EXTERNAL_MODULES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-6000:]
+    (path,) = (spro_run.folder / "evaluation").glob("*.json")
+    assert path.stem == "global_step_3"
+    found = Evaluation.read(path)
+    assert found.model["step"] == 3
+    assert json.loads((model / "config.json").read_text())["dtype"] == "float32"
+    assert found.sets[0].greedy is not None
+    assert found.sets[0].greedy.scores.responses == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from verl.workers import engine_workers
 from verl.workers.engine.fsdp import transformer_impl
 
-from tests.support import on_cpu
+from tests.support import free_ports, on_cpu
 from tests.verl_ext import reference_ranks
 from tests.verl_ext.reference_ranks import DECAY, KINDS
 from verl_ext import reference_worker
@@ -28,9 +27,7 @@ Seen = list[dict[str, Any]]
 def ranks(request: pytest.FixtureRequest, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """What each rank saw, by kind of model."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     reference_ranks.run(reference_ranks.rank_main, request.param, port, model_folder, folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(request.param)]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,9 +26,33 @@ def test_each_start_adds_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first, second = json.loads((tmp_path / "runs" / "metrics.provenance.json").read_text())
     assert first["versions"]["verl"] == "0.9.1"
     assert first["hardware"]["cores"] >= 1
-    assert len(first["commit"]) == 40
+    assert (first["commit"], first["dirty"]) == run_record._commit()
     assert first["started"] <= second["started"]
     assert first["loss"] == {"loss_agg_mode": "seq-mean-token-mean", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git on the PATH")
+def test_the_commit_is_that_of_the_tree_if_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "file"))
+    assert run_record._commit() == (None, None)
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "file").write_text("1")
+    git("init", "--quiet")
+    git("add", "file")
+    git("commit", "--quiet", "--no-verify", "--message", "one")
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40
+    assert run_record._commit() == (commit, False)
+    (tmp_path / "file").write_text("2")
+    assert run_record._commit() == (commit, True)
 
 
 def test_a_run_without_the_file_tracker_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

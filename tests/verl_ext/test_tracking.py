@@ -51,7 +51,9 @@ def log_to_file(rows: Rows) -> None:
 def log_to_tensorboard(rows: Rows, *, killed: bool = False) -> None:
     """One process's life as far as verl's TensorBoard adapter sees it."""
     # Files of one second are told apart by a counter that does not sort; processes are further apart.
-    time.sleep(1 - time.time() % 1)
+    before = int(time.time())
+    while int(time.time()) == before:
+        time.sleep(0.01)
     logger = verl_tracking._TensorboardAdapter("project", "experiment")
     for step, data in rows:
         logger.log(data=data, step=step)

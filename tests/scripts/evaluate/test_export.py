@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from scripts.evaluate.errors import BadInput
 from scripts.evaluate.export import export
 from scripts.evaluate.subject import find
 from tests.scripts.evaluate import checkpoint_ranks
-from tests.support import on_cpu
+from tests.support import free_ports, on_cpu
 from tests.verl_ext import reference_ranks
 
 pytestmark = on_cpu
@@ -26,9 +25,7 @@ pytestmark = on_cpu
 def saved(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder a kind, each with the checkpoint and what each rank saw."""
     folder = tmp_path_factory.mktemp("saved")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     reference_ranks.run(checkpoint_ranks.rank_main, 2, port, model_folder, folder)
     return folder
 

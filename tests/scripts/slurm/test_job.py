@@ -36,7 +36,7 @@ def submit(slurm: LocalSlurm, folder: Path, launcher: str, **environment: str) -
 
 
 def wait(slurm: LocalSlurm, job: str, ready: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not ready(state := slurm.job(job)):
         assert time.monotonic() < deadline, state
         time.sleep(0.2)
@@ -49,7 +49,7 @@ def over(state: dict[str, str]) -> bool:
 
 def left_by(marker: str) -> list[str]:
     """Command lines of the processes of a job that is over; they may take a moment."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (left := processes_with(marker)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [command for _, command in left]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from verl.workers.config import McoreEngineConfig
 
-from tests.support import on_cpu
+from tests.support import free_ports, on_cpu
 from tests.verl_ext import reference_ranks
 from tests.verl_ext.cpu import engine_ranks
 from verl_ext.cpu import megatron_device
@@ -39,9 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(ranks: int, model_folder: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     reference_ranks.run(engine_ranks.rank_main, ranks, port, model_folder, folder)
     return torch.load(folder / f"{ranks}.pt", weights_only=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -12,16 +11,14 @@ from verl.checkpoint_engine import base as checkpoint_engine
 from verl.utils import distributed as verl_distributed
 from verl.workers import engine_workers
 
-from tests.support import on_cpu
+from tests.support import free_ports, on_cpu
 
 pytestmark = on_cpu
 
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     settings = {"RANK": "0", "WORLD_SIZE": "1", "DIST_INIT_METHOD": f"tcp://127.0.0.1:{port}"}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)

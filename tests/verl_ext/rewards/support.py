@@ -21,6 +21,12 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def wait_for(path: str) -> str:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "there"
+
+
 def stuck_in_c() -> None:
     """In C code that holds the interpreter's lock: no Python signal handler will run."""
     ctypes.PyDLL(None).sleep(1000)

@@ -57,6 +57,7 @@ def test_polynomials_and_roots(a: int, b: int, c: int) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("text", ["9^{99}" * 20, "((9^{99})^{99})^{99}", "\\sqrt{" * 25 + "2" + "}" * 25, "9" * 1900])
 def test_cheap_whatever_it_is(text: str) -> None:
-    start = time.perf_counter()
+    # The processor's: nobody is waited for.
+    start = time.process_time()
     same_closed_form(text, text + "+1")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5

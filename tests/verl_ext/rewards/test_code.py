@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import assert_takes_less, seconds_of
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox
 from verl_ext.rewards import Kind, verify_code
 from verl_ext.rewards.code_compare import same_call_result, same_output, same_value
@@ -89,11 +90,14 @@ def test_wrong_programs_are_wrong(program: str, tests: Any, detail: str) -> None
 @needs_sandbox
 def test_partial_credit_only_when_asked() -> None:
     program = fenced("n = sum(map(int, input().split()))\nwhile n == 7: pass\nprint(n)")
-    start = time.monotonic()
-    verdict = verify_code(program, SUMS, partial=True, test_timeout_s=0.5)
-    assert (verdict.kind, round(verdict.score, 3)) == (Kind.TIMEOUT, 0.667)
-    assert time.monotonic() - start < 5
-    assert verify_code(program, SUMS, test_timeout_s=0.5).score == 0
+
+    def partly() -> None:
+        # The other tests have to pass in it, and the sandbox to start.
+        verdict = verify_code(program, SUMS, partial=True, test_timeout_s=1.5)
+        assert (verdict.kind, round(verdict.score, 3)) == (Kind.TIMEOUT, 0.667)
+
+    assert_takes_less(5, lambda: seconds_of(partly))
+    assert verify_code(program, SUMS, test_timeout_s=1.5).score == 0
     died = fenced("import os\ndef f(x): return x if x != 1 else os._exit(0)")
     tests = ["assert f(0) == 0", "assert f(1) == 1", "assert f(2) == 2", "assert f(3) == 4"]
     assert verify_code(died, tests, partial=True).score == 0.5
@@ -102,10 +106,17 @@ def test_partial_credit_only_when_asked() -> None:
 
 @needs_sandbox
 def test_an_endless_program_costs_its_limit_once() -> None:
-    start = time.monotonic()
-    verdict = verify_code(fenced("while True: pass"), {"inputs": ["1"] * 15, "outputs": ["1"] * 15}, timeout_s=1.5)
-    assert verdict.kind is Kind.TIMEOUT
-    assert 1.4 < time.monotonic() - start < 3
+    tests = {"inputs": ["1"] * 15, "outputs": ["1"] * 15}
+
+    def endless() -> float:
+        start = time.monotonic()
+        verdict = verify_code(fenced("while True: pass"), tests, timeout_s=1.5)
+        took = time.monotonic() - start
+        assert verdict.kind is Kind.TIMEOUT
+        assert took > 1.4
+        return took
+
+    assert_takes_less(3, endless)
 
 
 @needs_sandbox
@@ -195,10 +206,11 @@ def test_blocks() -> None:
     assert last_block("```python\nd = 4") == ("d = 4", False)
     assert last_block("~~~python\nx = '''\n```\n'''\n~~~") == ("x = '''\n```\n'''\n", True)
     assert last_block("none") is None
-    start = time.monotonic()
+    # The processor's: nobody is waited for.
+    start = time.process_time()
     for response in ("```" * 300_000, "```python\n" * 100_000, "`" * 10**6, "\n```" * 200_000, " " * 10**6):
         last_block(response)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_prelude_names_what_a_program_may_use() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import assert_takes_less, seconds_of
 from tests.verl_ext.rewards.sandboxed import fenced, needs_sandbox, open_descriptors, sandboxed_processes
 from verl_ext.rewards import Kind, verify_code
 
@@ -113,7 +114,8 @@ def test_hostile_programs(tmp_path: Path, listener: tuple[int, list[Any]]) -> No
     project = str(Path(__file__).resolve().parents[3])
     open_before, running = open_descriptors(), sandboxed_processes()
 
-    def judged(case: tuple[str, str, str]) -> str:
+    def judged(case: tuple[str, str, str]) -> tuple[str, float]:
+        """What is wrong with the verdict, and the seconds that it took."""
         form, name, program = case
         for word, value in (("PORT", str(port)), ("OUTSIDE", str(tmp_path)), ("PROJECT", project)):
             program = program.replace(word, value)
@@ -122,12 +124,17 @@ def test_hostile_programs(tmp_path: Path, listener: tuple[int, list[Any]]) -> No
         took = time.monotonic() - start
         # One that ends at once may still be slow to be seen ending on a busy machine.
         kinds = (Kind.WRONG, Kind.TIMEOUT) if name in ENDING else (Kind.TIMEOUT,)
-        right = verdict.kind in kinds and verdict.score == 0 and took < DEADLINE_S + 2
-        return "" if right else f"{name} as {form}: {verdict.kind} after {took:.1f} s: {verdict.detail}"
+        right = verdict.kind in kinds and verdict.score == 0
+        return "" if right else f"{name} as {form}: {verdict.kind} after {took:.1f} s: {verdict.detail}", took
 
     cases = [(form, name, program) for form in FORMS for name, program in {**ENDING, **ENDLESS}.items()]
     with ThreadPoolExecutor(4) as pool:
-        assert [x for x in pool.map(judged, cases) if x] == []
+        found = list(pool.map(judged, cases))
+    assert [wrong for wrong, _ in found if wrong] == []
+    # Fork bombs ran beside them: one that was late is judged again, with nothing beside it.
+    for case, (_, took) in zip(cases, found, strict=True):
+        if took >= DEADLINE_S + 2:
+            assert_takes_less(DEADLINE_S + 2, lambda case=case: judged(case)[1])  # type: ignore[misc]
     assert [x.name for x in tmp_path.iterdir()] == ["secret"]
     assert called == []
     assert not sandboxed_processes() - running
@@ -151,10 +158,13 @@ def test_an_output_flood_is_wrong_and_bounded(size: int) -> None:
 
 
 def test_hostile_responses_are_read_in_linear_time() -> None:
-    start = time.monotonic()
-    for response in ("```python\n" + "x" * 10**6, "(" * 10**6, "```" * 10**6, "\x00" * 10**6, "\ud800" * 10**6 + "="):
-        assert verify_code(response, CALL, timeout_s=5).kind in (Kind.WRONG, Kind.UNPARSEABLE)
-    assert time.monotonic() - start < 15
+    responses = ("```python\n" + "x" * 10**6, "(" * 10**6, "```" * 10**6, "\x00" * 10**6, "\ud800" * 10**6 + "=")
+
+    def read() -> None:
+        for response in responses:
+            assert verify_code(response, CALL, timeout_s=5).kind in (Kind.WRONG, Kind.UNPARSEABLE)
+
+    assert_takes_less(15, lambda: seconds_of(read))
 
 
 def _many(count: int, threads: int = 2) -> None:

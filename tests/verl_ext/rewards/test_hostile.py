@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.verify_responses import responses
+from tests.support import assert_takes_less, seconds_of
 from tests.verl_ext.rewards import support
 from verl_ext.rewards import Kind, Verdict
 from verl_ext.rewards.math import new_pool, verify_math
@@ -100,13 +100,16 @@ def test_hostile_answer(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     answer, gold, kinds = payloads(tmp_path, listener.getsockname()[1])[name]
-    start = time.monotonic()
-    verdict = verify_math(f"So it is \\boxed{{{answer}}}", gold, timeout_s=_DEADLINE_S, pool=pool, memo=False)
-    seconds = time.monotonic() - start
-    assert verdict.kind in kinds, verdict
-    assert verdict.score == 0
+    # What is judged is judged at once; a machine that stands still for a second must not make it a time-out.
+    timeout_s = _DEADLINE_S if Kind.TIMEOUT in kinds else 20 * _DEADLINE_S
+
+    def judged() -> None:
+        verdict = verify_math(f"So it is \\boxed{{{answer}}}", gold, timeout_s=timeout_s, pool=pool, memo=False)
+        assert verdict.kind in kinds, verdict
+        assert verdict.score == 0
+
     # A worker that is replaced needs time to start; the deadline counts from when it takes the task.
-    assert seconds < _DEADLINE_S + 5
+    assert_takes_less(_DEADLINE_S + 5, lambda: seconds_of(judged))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(BlockingIOError):
         listener.accept()
