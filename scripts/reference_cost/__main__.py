@@ -59,7 +59,7 @@ def train(model: str, seed: int, blocks: int, out: Path, overrides: Sequence[str
 
 
 def collect(folders: Iterable[Path], path: Path) -> int:
-    """Write the times of every step of these runs; returns how many."""
+    """Write the times of every step of these runs; returns how many. Without any, no file is written."""
     where = provenance()
     rows = [
         {"model": step.model, "part": step.part, "block": step.block, "step": step.step, "arm": step.arm}
@@ -70,6 +70,8 @@ def collect(folders: Iterable[Path], path: Path) -> int:
         for folder in folders
         for step in read(folder)
     ]
+    if not rows:
+        return 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[*rows[0]])
@@ -186,7 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "train":
         return train(given.model, given.seed, given.blocks, given.out.resolve(), overrides)
     if given.command == "collect":
-        print(f"{collect(given.folders, given.csv)} steps in {given.csv}")
+        if not (count := collect(given.folders, given.csv)):
+            folders = " ".join(map(str, given.folders))
+            print(f"{folders}: no run has {len(ARMS)} steps past the first ones; nothing is written", file=sys.stderr)
+            return 1
+        print(f"{count} steps in {given.csv}")
         return 0
     print(report(given.csv))
     return 0

@@ -65,6 +65,13 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert read(write_run(tmp_path / "lora-3", lora=True))[0].model == "lora"
 
 
+def test_runs_that_are_too_short_leave_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "full-3", steps=len(ARMS))
+    assert command.main(["collect", str(folder), "--csv", str(tmp_path / "cost.csv")]) == 1
+    assert str(folder) in capsys.readouterr().err
+    assert not (tmp_path / "cost.csv").exists()
+
+
 def test_a_block_without_an_arm_is_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "full-3")
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
