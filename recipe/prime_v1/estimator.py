@@ -90,8 +90,8 @@ def compute_prime_advantage(
 
 def _process_share(stats: PrimeStats) -> float:
     """rms of the process part of the returns over that of the outcome part; 0 where there is no outcome part."""
-    # Both are over the same tokens, so that their count cancels.
-    process, outcome = stats.process_square_sum, stats.outcome_square_sum
+    # Both are over the same tokens, so that their count cancels. A sum of terms that cancel may be a rounding below 0.
+    process, outcome = max(stats.process_square_sum, 0.0), stats.outcome_square_sum
     return math.sqrt(process / outcome) if outcome > 0 else 0.0
 
 
