@@ -204,11 +204,11 @@ def test_under_staleness_its_metrics_and_its_warning_are_of_equal_weights(
     data = batch(0)
     old = data.batch["old_log_probs"]
     rows = len(old)
-    # Even rows are fresh; on odd ones the policy has moved.
+    # Even rows are fresh; odd ones are the version's before, to their last token.
     stale = torch.arange(rows) % 2 == 1
     data.batch["rollout_log_probs"] = old + torch.where(stale, 0.5, 0.2)[:, None]
-    first = np.where(stale.numpy(), 3, 4)
-    versions = WeightVersions(first, np.full(rows, 4), 4)
+    wrote = np.where(stale.numpy(), 3, 4)
+    versions = WeightVersions(wrote, wrote, 4)
     monkeypatch.setitem(estimator_inputs._provided, "weight_versions", lambda data: versions)
     compute(data, f"algorithm.adv_estimator={estimator}")
     recorded = estimator_metrics.drain()
