@@ -9,8 +9,8 @@ from scripts.study.asked import Asked
 from scripts.study.document import Block
 from scripts.study.effects import Row, spread, table
 from scripts.study.figures import curves
-from scripts.study.study import Study, over
 from scripts.study.studies.prime import ORDER, RM_LR
+from scripts.study.study import Study, over
 from scripts.study.variant import Variant
 
 BASE = Variant("grpo")
