@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from scripts.study.studies import ablations, brakes, credit, efficiency, judge, loop, prime, reference, sanity
+from scripts.study.studies import (
+    ablations,
+    brakes,
+    credit,
+    efficiency,
+    judge,
+    loop,
+    prime,
+    prime_rates,
+    reference,
+    sanity,
+)
 from scripts.study.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -17,5 +28,6 @@ STUDIES: dict[str, Study] = {
         credit.STUDY,
         brakes.STUDY,
         prime.STUDY,
+        prime_rates.STUDY,
     )
 }
