@@ -59,7 +59,7 @@ from examples.arithmetic import inprocess_prime, settings
 from examples.arithmetic.inprocess_prime import Prime
 from examples.arithmetic.make_data import make_data
 from examples.arithmetic.make_model import MAX_NEW_TOKENS, make_base, prompt_ids
-from examples.arithmetic.sampling import Responses, Rollout, log_probs, sample
+from examples.arithmetic.sampling import Responses, Rollout, log_probs, sample, update
 from examples.arithmetic.scoring import scorer_of
 from recipe.prime_v1.reward_model import NAME as REWARD_MODEL
 from recipe.spro.guard_watch import GuardWatch, make_watch
@@ -354,13 +354,7 @@ class Loop:
                 kl_loss = agg_loss(kl, mask, loss_agg_mode=config.loss_agg_mode)
                 loss = loss + config.kl_loss_coef * kl_loss
                 metrics["actor/kl_loss"] = kl_loss.item()
-            self.optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.optim.clip_grad)
-            # As verl's engine: such a step is left out.
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            metrics["actor/grad_norm"] = norm.item()
+            metrics["actor/grad_norm"] = update(self.policy, self.optimizer, loss, config.optim.clip_grad)
         return metrics
 
 

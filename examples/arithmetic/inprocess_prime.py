@@ -17,7 +17,7 @@ import torch
 from verl import DataProto
 from verl.workers.config.optimizer import build_optimizer
 
-from examples.arithmetic.sampling import Responses, Rollout, joined, log_probs
+from examples.arithmetic.sampling import Responses, Rollout, joined, log_probs, update
 from recipe.prime_v1.band import PREFERRED, Band, Rank, band_metrics, choose, prompts_to_add
 from recipe.prime_v1.loss import outcome_cross_entropy
 from recipe.prime_v1.reward_model import LOG_PROBS, NAME, check_outcomes, mini_batch_rows, worker_config
@@ -116,13 +116,7 @@ class Prime:
                 fields["token_level_scores"].sum(-1),
                 beta=self.settings.beta_train,
             ).mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_grad)
-            # As verl's engine: such a step is left out.
-            if torch.isfinite(norm):
-                self.optimizer.step()
+            norms.append(update(self.model, self.optimizer, loss, self.optim.clip_grad))
             losses.append(loss.item())
-            norms.append(norm.item())
         means = {"loss": sum(losses) / len(losses), "grad_norm": sum(norms) / len(norms), "lr": self.optim.lr}
         return {f"{NAME}/{name}": value for name, value in means.items()}

@@ -1,4 +1,4 @@
-"""Batched sampling and log-probs of the small model in this process: what vLLM and FSDP2 do in a run through verl.
+"""Sampling, log-probs and updates of the small model in this process: what vLLM and FSDP2 do in a run through verl.
 
 Legend: B responses, P tokens of a prompt, T positions of a response, V vocabulary.
 """
@@ -126,3 +126,14 @@ def log_probs(
     chosen = every.gather(-1, responses.tokens[..., None])[..., 0]
     entropy = -(every.exp() * every).sum(-1) if with_entropy else None
     return chosen, entropy
+
+
+def update(model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, loss: torch.Tensor, clip_grad: float) -> float:
+    """One optimizer step down a loss; returns the norm of the gradients before they were clipped to ``clip_grad``."""
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+    # As verl's engine: such a step is left out.
+    if torch.isfinite(norm):
+        optimizer.step()
+    return norm.item()
